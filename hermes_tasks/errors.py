@@ -1,0 +1,151 @@
+"""Every error of hermes_tasks, in one tree.
+
+::
+
+    HermesTasksError
+    ├── ConfigurationError          a setting is missing or wrong
+    ├── InvalidTurn                 the caller's turn cannot be remembered as it is
+    ├── Closed                      the gateway was closed; it takes no more turns
+    ├── StillSyncing                a flush ran out of time; nothing is lost, ask again
+    ├── SourceError                 a file given to ``replay`` cannot be read
+    ├── OutboxError                 the gateway's outbox file cannot be used
+    ├── QueueError
+    │   ├── BrokerUnavailable       Redis does not answer, or refuses us
+    │   ├── LeaseLost               another worker may own the session: stop, write nothing
+    │   └── NotOrdered              a task that cannot keep order was sent to a session queue
+    └── HonchoError
+        ├── DeadlineExceeded        no answer in time: may have been written
+        ├── Unreachable             no connection, or it broke: see ``may_have_been_written``
+        ├── Overloaded              5xx: the server answered, or its proxy did
+        ├── RateLimited             429: not written, come back after ``retry_after``
+        ├── Unauthorised            401 or 403: the worker's key is wrong; every turn waits
+        └── Refused                 any other 4xx: this request will never be taken
+            └── SessionDeleted      404 on messages: posting again would re-create the session
+
+No error carries conversation text: the messages are made of names, numbers and statuses, and a
+cause whose own text could echo a request body is replaced by :class:`Withheld` before chaining.
+"""
+
+from __future__ import annotations
+
+
+class HermesTasksError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigurationError(HermesTasksError):
+    """A setting is missing or cannot be used. The message names it and says what to set."""
+
+
+class InvalidTurn(HermesTasksError):
+    """A turn cannot be remembered as given. The message names the field, never its content."""
+
+
+class Closed(HermesTasksError):
+    """``sync_turn`` was called after ``close`` began."""
+
+
+class StillSyncing(HermesTasksError):
+    """Turns were not all written in the time given to ``flush``. Retryable; nothing is lost."""
+
+
+class SourceError(HermesTasksError):
+    """A conversation source cannot be read. The message names the file and, if any, the line."""
+
+
+class OutboxError(HermesTasksError):
+    """The outbox file cannot be opened or written. The message names the path and what to do."""
+
+
+class QueueError(HermesTasksError):
+    """The queue in Redis could not do what was asked."""
+
+
+class BrokerUnavailable(QueueError):
+    """Redis does not answer or refuses the connection. The message names the URL, no password."""
+
+
+class LeaseLost(QueueError):
+    """The lease on a session is gone or too old to write under.
+
+    Whoever gets this must not send another byte for the session: another worker owns it, or may.
+    """
+
+
+class NotOrdered(QueueError):
+    """A task without late acknowledgement was routed to a session queue.
+
+    Celery acknowledges such a task before it runs, so order could not be kept. Give the task
+    ``acks_late=True`` or the base class :class:`hermes_tasks.transport.OrderedTask`.
+    """
+
+
+class HonchoError(HermesTasksError):
+    """A call to Honcho failed.
+
+    Attributes:
+        status: the HTTP status, or ``None`` when there was no answer.
+        may_have_been_written: whether the request may have been (or may yet be) applied.
+    """
+
+    status: int | None = None
+    may_have_been_written: bool = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        may_have_been_written: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        if status is not None:
+            self.status = status
+        if may_have_been_written is not None:
+            self.may_have_been_written = may_have_been_written
+
+
+class DeadlineExceeded(HonchoError):
+    """No complete answer within the deadline. The write may have happened, or may yet happen."""
+
+
+class Unreachable(HonchoError):
+    """No connection (then nothing was written), or one that broke (then it may have been)."""
+
+
+class Overloaded(HonchoError):
+    """5xx. After 502 and 504 the write may have happened; after 500 and 503 it has not."""
+
+
+class RateLimited(HonchoError):
+    """429. Nothing was written.
+
+    Attributes:
+        retry_after: seconds the server asked us to wait, or ``None``.
+    """
+
+    may_have_been_written = False
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, status=429)
+        self.retry_after = retry_after
+
+
+class Unauthorised(HonchoError):
+    """401 or 403. Nothing was written; set ``HONCHO_API_KEY`` of the workers."""
+
+    may_have_been_written = False
+
+
+class Refused(HonchoError):
+    """A 4xx that will be the same for ever. Nothing was written."""
+
+    may_have_been_written = False
+
+
+class SessionDeleted(Refused):
+    """404 on a session's messages: it was deleted, and posting again would re-create it."""
+
+
+class Withheld(Exception):
+    """Stands for a cause whose text may quote a conversation: its class and status only."""
