@@ -1,0 +1,73 @@
+-- claim: turn a popped run-queue entry into a lease on its session, with the batch to work on.
+--
+-- KEYS  the twelve session keys (common.lua)
+-- ARGV  1 session  2 run-queue number popped  3 fresh token  4 lease, ms  5 worker
+--       6 most messages in a batch  7 most size in a batch
+-- Returns {} when there is nothing to take (an entry that is no longer true), otherwise
+--   {again, attempts, item…}: again is 1 when a call for some of them may have gone out before.
+--
+-- Any number since the session became ready is good: rescue may have queued it twice. Asking
+-- again with the token that holds the lease gives the same batch, so a client may repeat the call.
+
+local name, number, token = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local most, most_size = tonumber(ARGV[6]), tonumber(ARGV[7])
+local state, since, holder, attempts, solo =
+  unpack(redis.call('HMGET', SESSION, 'state', 'since', 'token', 'attempts', 'solo'))
+attempts = tonumber(attempts or '0')
+
+if holder ~= token and (state ~= 'ready' or number < tonumber(since)) then return {} end
+if attempts > 0 or solo then most = 1 end   -- one bad follower must not take the others with it
+
+local batch, size, kind = {}, 0, nil
+
+-- Add the next item to the batch if it may share a call with those before it.
+local function join(text)
+  local item = parse(text)
+  if #batch > 0 and (#batch >= most or size + item.size > most_size
+      or item.kind ~= kind or kind == '-') then
+    return false
+  end
+  kind, size = item.kind, size + item.size
+  batch[#batch + 1] = text
+  return true
+end
+
+local open = true
+for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, most - 1)) do
+  open = open and join(text)
+end
+open = open and #batch == redis.call('LLEN', INFLIGHT)
+for _, source in ipairs({BACKLOG, WAITING}) do
+  local taken = {}
+  for _, text in ipairs(open and redis.call('LRANGE', source, 0, most - #batch) or {}) do
+    open = open and join(text)
+    if not open then break end
+    taken[#taken + 1] = text
+  end
+  if #taken > 0 then
+    redis.call('RPUSH', INFLIGHT, unpack(taken))
+    redis.call('LTRIM', source, #taken, -1)
+  end
+end
+redis.call('ZREM', READY, name)
+if #batch == 0 then
+  move_on(name, 0)
+  return {}
+end
+
+-- After a new epoch all that was accepted before it is suspect, however many claims it takes.
+local epoch = redis.call('HGET', META, 'epoch') or '0'
+local intent, known, suspect, accepted =
+  unpack(redis.call('HMGET', SESSION, 'intent', 'epoch', 'suspect', 'accepted'))
+if known ~= epoch then
+  suspect = accepted
+  redis.call('HSET', SESSION, 'epoch', epoch, 'suspect', suspect)
+elseif suspect and parse(batch[1]).number > tonumber(suspect) then
+  suspect = false
+  redis.call('HDEL', SESSION, 'suspect')
+end
+local again = intent or suspect
+redis.call('HDEL', SESSION, 'progress', 'wake')
+redis.call('HSET', SESSION, 'state', 'leased', 'token', token, 'worker', ARGV[5])
+redis.call('ZADD', LEASES, ms(now_ms() + tonumber(ARGV[4])), name)
+return {again and 1 or 0, attempts, unpack(batch)}

@@ -1,0 +1,32 @@
+-- commit: take settled messages out of the in-flight list; they are written, or dead letters.
+--
+-- KEYS  the twelve session keys (common.lua)
+-- ARGV  1 session  2 token  3 reason ('' for written)  4 detail  5… ids
+-- Returns the number settled now (ids settled before count nothing), or -1 when the token no
+-- longer holds the lease: whoever holds it asks what was written.
+
+if redis.call('HGET', SESSION, 'token') ~= ARGV[2] then return -1 end
+local done = {}
+for i = 5, #ARGV do done[ARGV[i]] = true end
+local reason, settled, prefix, keep = ARGV[3], 0, true, {}
+for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, -1)) do
+  local item = parse(text)
+  if done[item.id] then
+    settled = settled + 1
+    if reason == '' then forget(item) else bury(ARGV[1], item, reason, ARGV[4]) end
+    prefix = prefix and #keep == 0
+  else
+    keep[#keep + 1] = text
+  end
+end
+if settled == 0 then return 0 end
+if prefix then
+  redis.call('LTRIM', INFLIGHT, settled, -1)
+else
+  redis.call('DEL', INFLIGHT)
+  redis.call('RPUSH', INFLIGHT, unpack(keep))
+end
+if reason == '' then count('written', settled) end
+redis.call('HINCRBY', SESSION, 'progress', settled)
+resolve_intent()
+return settled

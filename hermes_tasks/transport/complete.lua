@@ -1,0 +1,72 @@
+-- complete: end a claim, however it ended, and give the session its next state.
+--
+-- KEYS  the twelve session keys (common.lua)
+-- ARGV  1 session  2 token  3 outcome  4 id of the message that was delivered
+--       5 first wait after a failed attempt, ms  6 longest wait, ms  7 a random number in [0, 1)
+--       8 attempts after which the head is a dead letter
+-- outcome is one of
+--   ended     acknowledged; what the task settled it has committed
+--   settled   acknowledged, and that settles the head (tasks that do not commit)
+--   revoked, expired  acknowledged without having run: the head is a dead letter of that reason
+--   failed    rejected: a failed attempt
+--   released  given back unworked, by a shutdown: no attempt
+--   lapsed    the lease ran out (any token): a failed attempt
+-- Returns lost (the token does not hold the lease, or a lapsed lease is alive: nothing changed),
+--   idle, ready, sleeping (as the session is now) or dead (as ready, the head was given up).
+--
+-- Nothing in flight: the next head is promoted. Something, under a retry: sleep until its time.
+-- Something, with progress under this token: ready at once. Otherwise it was a failed attempt.
+
+local name, token, outcome, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local now = now_ms()
+if outcome == 'lapsed' then
+  local expiry = redis.call('ZSCORE', LEASES, name)
+  if not expiry or tonumber(expiry) > now then return 'lost' end
+elseif redis.call('HGET', SESSION, 'token') ~= token then
+  return 'lost'
+end
+
+local wake, progress = unpack(redis.call('HMGET', SESSION, 'wake', 'progress'))
+local head = redis.call('LINDEX', INFLIGHT, 0)
+head = head and parse(head)
+if head and head.id == id and not wake
+    and (outcome == 'settled' or outcome == 'revoked' or outcome == 'expired') then
+  redis.call('LPOP', INFLIGHT)
+  if outcome == 'settled' then
+    forget(head)
+    count('written')
+  else
+    bury(name, head, outcome)
+  end
+  progress = true
+  resolve_intent()
+end
+
+redis.call('ZREM', LEASES, name)
+redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress')
+if progress then redis.call('HDEL', SESSION, 'attempts', 'solo') end
+if redis.call('LLEN', INFLIGHT) == 0 then
+  redis.call('HDEL', SESSION, 'attempts', 'solo', 'intent')
+  move_on(name, now)
+elseif wake and outcome ~= 'lapsed' then
+  redis.call('HSET', SESSION, 'solo', 1)
+  sleep_until(name, tonumber(wake))
+elseif progress or outcome == 'released' then
+  make_ready(name)
+else
+  local attempts = redis.call('HINCRBY', SESSION, 'attempts', 1)
+  count('failed')
+  if attempts >= tonumber(ARGV[8]) then
+    bury(name, parse(redis.call('LPOP', INFLIGHT)), 'attempts')
+    redis.call('HDEL', SESSION, 'attempts', 'solo')
+    resolve_intent()
+    move_on(name, now)
+    return 'dead'
+  elseif outcome == 'lapsed' then
+    make_ready(name)
+  else
+    local wait = math.min(tonumber(ARGV[5]) * 2 ^ (attempts - 1), tonumber(ARGV[6]))
+    sleep_until(name, now + wait * (0.5 + tonumber(ARGV[7]) / 2))
+  end
+end
+return redis.call('HGET', SESSION, 'state') or 'idle'

@@ -1,0 +1,211 @@
+"""What a worker holds, kept alive and given back: leases, and the sessions others left behind.
+
+One keeper per process and deployment, with its own connection, so it outlives the channels that
+Celery closes and opens again around every lost connection. Its thread does not stop when the
+event loop does (a soft shutdown sleeps in a signal handler, the solo pool runs tasks in the loop).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from hermes_tasks.transport.sessions import Claimed, Outcome, SessionStore
+
+if TYPE_CHECKING:
+    import kombu
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks of the thread. Sleepers wake, and lapsed leases are found, within it.
+TICK = 0.25
+#: Seconds a session may be ready without being on the run queue before it is queued again: longer
+#: than a pop and a claim take, shorter than the shortest sensible lease.
+GRACE = 3.0
+#: Seconds within which Redis must answer the keeper: half of what a default lease leaves it.
+SOCKET_TIMEOUT = 5.0
+
+
+@dataclass(slots=True)
+class Holding:
+    """A claim this process holds.
+
+    Attributes:
+        outcome: set once the claim is over but Redis has not been told yet.
+    """
+
+    claim: Claimed
+    settles: bool
+    since: float = field(default_factory=time.monotonic)
+    outcome: Outcome | None = None
+
+    @property
+    def id(self) -> str:
+        """Id of the message that was delivered."""
+        return self.claim.items[0].id
+
+
+class Keeper:
+    """Renews the leases of this process and rescues sessions of processes that died."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+        self._held: dict[str, Holding] = {}
+        self._mutex = threading.Lock()
+        self._wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- what the channel does ---------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
+        with self._mutex:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._run, name="session-keeper", daemon=True
+                )
+                self._thread.start()
+
+    def add(self, claim: Claimed, *, settles: bool) -> None:
+        """Hold a claim. ``settles``: its acknowledgement settles the message."""
+        with self._mutex:
+            self._held[claim.token] = Holding(claim, settles)
+
+    def get(self, token: str) -> Holding | None:
+        """What is held under a token."""
+        return self._held.get(token)
+
+    def finish(self, token: str, outcome: Outcome) -> None:
+        """End a claim. If Redis cannot be told now, the thread tells it until it knows."""
+        holding = self._held.get(token)
+        if holding is None:
+            return
+        holding.outcome = outcome
+        try:
+            self._complete(holding)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            logger.warning(
+                "Cannot tell Redis how session %s ended, will try again: %s",
+                holding.claim.session, error,
+            )
+
+    def release(self, tokens: Iterable[str]) -> None:
+        """Give claims back unworked, each session as it is."""
+        for token in list(tokens):
+            self.finish(token, Outcome.RELEASED)
+
+    @property
+    def tokens(self) -> frozenset[str]:
+        """Tokens of all claims not yet over."""
+        return frozenset(t for t, h in list(self._held.items()) if h.outcome is None)
+
+    # -- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        renew_every = self.store.options.lease / 3
+        renewed = time.monotonic()
+        while not self._wanted.wait(TICK):
+            self._guarded("finish claims", self._finish_late)
+            self._guarded("rescue sessions", self._rescue)
+            if time.monotonic() - renewed >= renew_every:
+                renewed = time.monotonic()
+                self._guarded("renew leases", self._renew)
+
+    def _guarded(self, what: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except RedisError as error:
+            logger.warning("Could not %s, will try again: %s", what, error)
+        except Exception:  # the thread must outlive every surprise: all leases hang on it
+            logger.exception("Could not %s, will try again", what)
+
+    def _finish_late(self) -> None:
+        for holding in list(self._held.values()):
+            if holding.outcome is not None:
+                self._complete(holding)
+
+    def _renew(self) -> None:
+        oldest = time.monotonic() - self.store.options.lease_max_age
+        held = [h for h in list(self._held.values()) if h.since > oldest]
+        pairs = [(h.claim.session, h.claim.token) for h in held]
+        for holding, alive in zip(held, self.store.renew(pairs), strict=True):
+            if not alive and holding.outcome is None:
+                logger.warning("The lease on session %s is lost", holding.claim.session)
+                self._discard(holding)
+
+    def _rescue(self) -> None:
+        found = self.store.rescue(TICK, GRACE)
+        for session in found.lapsed:
+            state = self.store.complete(session, "", Outcome.LAPSED)
+            if state != "lost":
+                logger.warning("The lease on session %s ran out; it is %s", session, state)
+        for session in found.due:
+            self.store.wake(session)
+        if found.requeued:
+            logger.warning("%d sessions were missing on the run queue", found.requeued)
+
+    def _complete(self, holding: Holding) -> None:
+        claim, outcome = holding.claim, holding.outcome
+        assert outcome is not None
+        state = self.store.complete(claim.session, claim.token, outcome, holding.id)
+        self._discard(holding)
+        if state == "dead":
+            logger.error(
+                "Message %s of session %s is a dead letter after %d attempts",
+                holding.id, claim.session, self.store.options.max_attempts,
+            )
+
+    def _discard(self, holding: Holding) -> None:
+        with self._mutex:
+            self._held.pop(holding.claim.token, None)
+
+
+_keepers: dict[tuple[Any, ...], Keeper] = {}
+_keepers_mutex = threading.Lock()
+
+
+def keeper_for(connection: kombu.Connection, store: SessionStore) -> Keeper:
+    """The keeper of this process for a deployment; made with a connection of its own."""
+    key = (connection.as_uri(include_password=True), store.names, store.options)
+    with _keepers_mutex:
+        keeper = _keepers.get(key)
+        if keeper is None:
+            keeper = _keepers[key] = Keeper(private_store(connection))
+        return keeper
+
+
+def holding_of(token: str) -> tuple[Keeper, Holding] | None:
+    """Who holds a token in this process, whatever channel it came through."""
+    for keeper in _keepers.values():
+        holding = keeper.get(token)
+        if holding is not None:
+            return keeper, holding
+    return None
+
+
+def private_store(connection: kombu.Connection) -> SessionStore:
+    """A store with a connection pool of its own, for any number of threads."""
+    channel: Any = connection.clone().channel()
+    channel.socket_timeout = channel.socket_connect_timeout = SOCKET_TIMEOUT
+    channel.max_connections = 2**16  # Kombu's 10 raise an error under the threads pool
+    store: SessionStore = channel.new_store()
+    return store
+
+
+def _after_fork_in_child() -> None:
+    """A pool process holds nothing: its parent does."""
+    global _keepers_mutex
+    _keepers.clear()
+    _keepers_mutex = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

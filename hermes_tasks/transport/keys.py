@@ -1,0 +1,100 @@
+"""Every name the transport gives to something in Redis or to a queue, in one place.
+
+All keys share the hash tag ``{prefix}``: one slot, one ACL pattern.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+DEFAULT_PREFIX = "hermes"
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one deployment.
+
+    Attributes:
+        prefix: the deployment's name; two prefixes share a Redis without meeting.
+        global_keyprefix: Kombu's option of that name, put in front of every key. Scripts get
+            whole keys, because Kombu's prefixing client rewrites only the first key of a script.
+    """
+
+    prefix: str = DEFAULT_PREFIX
+    global_keyprefix: str = ""
+
+    @cached_property
+    def queue_prefix(self) -> str:
+        """What the name of every session queue begins with."""
+        return f"{self.prefix}.session."
+
+    @cached_property
+    def run_queue(self) -> str:
+        """The one Celery queue that workers consume, without ``global_keyprefix``."""
+        return f"{{{self.prefix}}}.run"
+
+    def queue(self, session: str) -> str:
+        """The name of a session's queue."""
+        return self.queue_prefix + session
+
+    def session_of(self, queue: str) -> str | None:
+        """The session of a queue name, or ``None`` for a queue that is not a session's."""
+        return queue[len(self.queue_prefix) :] if queue.startswith(self.queue_prefix) else None
+
+    def key(self, *parts: str) -> str:
+        """A key of this deployment: ``{prefix}:part:part``."""
+        return ":".join((f"{self.global_keyprefix}{{{self.prefix}}}", *parts))
+
+    @cached_property
+    def run(self) -> str:
+        """The run queue's list."""
+        return self.global_keyprefix + self.run_queue
+
+    @cached_property
+    def ready(self) -> str:
+        return self.key("ready")
+
+    @cached_property
+    def leases(self) -> str:
+        return self.key("leases")
+
+    @cached_property
+    def sleeping(self) -> str:
+        return self.key("sleeping")
+
+    @cached_property
+    def meta(self) -> str:
+        return self.key("meta")
+
+    @cached_property
+    def dead(self) -> str:
+        return self.key("dead")
+
+    @cached_property
+    def stats(self) -> str:
+        return self.key("stats")
+
+    @cached_property
+    def _shared(self) -> tuple[str, ...]:
+        return (
+            self.ready,
+            self.leases,
+            self.sleeping,
+            self.run,
+            self.meta,
+            self.dead,
+            self.stats,
+        )
+
+    def session(self, session: str) -> tuple[str, ...]:
+        """The twelve keys of every session script, in the order ``common.lua`` gives."""
+        base = self.key("session", session)
+        return (
+            base,
+            f"{base}:inflight",
+            f"{base}:waiting",
+            f"{base}:backlog",
+            f"{base}:ids",
+            *self._shared,
+        )

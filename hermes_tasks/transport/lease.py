@@ -1,0 +1,178 @@
+"""A task's side of a claim: the batch it works on, and its right to write for the session."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from kombu.exceptions import DecodeError
+from kombu.serialization import loads
+
+from hermes_tasks.errors import LeaseLost
+from hermes_tasks.transport.keeper import private_store
+from hermes_tasks.transport.sessions import SessionStore
+
+if TYPE_CHECKING:
+    from celery import Task
+
+#: Share of the lease, after ``begin``, in which the first byte may leave. Later a process may have
+#: been stopped so long that another worker owns the session: it does not send.
+SEND_WITHIN = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMessage:
+    """One message of a batch, as its task was called."""
+
+    id: str
+    number: int
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    headers: dict[str, Any]
+
+
+class SessionLease:
+    """The right to write for one session, for as long as Redis and the clock agree.
+
+    Get it in a task with :meth:`of`; every method may raise :class:`~hermes_tasks.errors.LeaseLost`,
+    after which the task must not send anything and should end.
+
+    Attributes:
+        session: the session's name.
+        messages: the batch, the task's own message first. A follower that cannot be decoded, and
+            all behind it, are left for the next claim.
+        again: a call that writes some of them may have gone out before: ask before writing.
+        attempts: failed attempts of the head so far.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        session: str,
+        token: str,
+        messages: Sequence[BatchMessage],
+        *,
+        again: bool,
+        attempts: int,
+    ) -> None:
+        self.session = session
+        self.messages = tuple(messages)
+        self.again = again
+        self.attempts = attempts
+        self._store = store
+        self._token = token
+        self._numbers = {message.id: message.number for message in messages}
+        self._send_before: float | None = None
+
+    @classmethod
+    def of(cls, task: Task) -> Self | None:
+        """The lease under which ``task`` runs, or ``None`` if it came from an ordinary queue."""
+        request = task.request
+        info = (request.properties or {}).get("session")
+        if not info:
+            return None
+        head = BatchMessage(
+            request.id, info["number"], request.args, request.kwargs, request.headers or {}
+        )
+        messages = [head, *_followers(info["followers"], task.app.conf.accept_content)]
+        return cls(
+            _store_of(task.app),
+            info["name"],
+            info["token"],
+            messages,
+            again=info["again"],
+            attempts=info["attempts"],
+        )
+
+    def begin(self, seconds: float, ids: Iterable[str] | None = None) -> None:
+        """Record that a call is about to be made, at most ``seconds`` long; renew the lease.
+
+        ``ids``: the messages it writes; all of the batch unless given.
+        """
+        numbers = [self._numbers[id] for id in (self._numbers if ids is None else ids)]
+        began = _now()
+        if not self._store.begin(self.session, self._token, min(numbers), max(numbers), seconds):
+            raise self._lost()
+        self._send_before = began + SEND_WITHIN * self._store.options.lease
+
+    def check(self) -> None:
+        """Call right before the first byte leaves: raises if this process was stopped too long."""
+        if self._send_before is None or _now() > self._send_before:
+            raise self._lost()
+
+    def commit(self, ids: Iterable[str]) -> None:
+        """These messages are written; they leave the queue."""
+        if not self._store.commit(self.session, self._token, ids):
+            raise self._lost()
+
+    def bury(self, id: str, reason: str, detail: str = "") -> None:
+        """This message is given up, as a dead letter. ``reason`` is one word, ``detail`` a line."""
+        settled = self._store.commit(
+            self.session, self._token, [id], reason=reason, detail=detail
+        )
+        if not settled:
+            raise self._lost()
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(f"the lease on session {self.session} is over; another worker has it")
+
+
+def _now() -> float:
+    """Seconds that go on while the process, or the machine, is stopped."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _followers(
+    entries: Sequence[tuple[int, str, str]], accept: Iterable[str]
+) -> Iterable[BatchMessage]:
+    for number, id, text in entries:
+        try:
+            message = json.loads(text)
+            args, kwargs = decode_body(message, accept)
+        except (ValueError, TypeError, KeyError, DecodeError):
+            return
+        yield BatchMessage(id, number, args, kwargs, message["headers"])
+
+
+def decode_body(message: dict[str, Any], accept: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of a Celery message (protocol 2) as the broker holds it."""
+    from kombu.transport.virtual import Channel
+
+    encoding = message["properties"].get("body_encoding")
+    body = Channel.codecs[encoding].decode(message["body"]) if encoding in Channel.codecs else (
+        message["body"]
+    )
+    args, kwargs, _embed = loads(
+        body, message["content-type"], message["content-encoding"], accept=set(accept)
+    )
+    return args, kwargs
+
+
+_stores: dict[tuple[int, int], SessionStore] = {}
+_stores_mutex = threading.Lock()
+
+
+def _store_of(app: Any) -> SessionStore:
+    """This process's store, made after any fork."""
+    key = (os.getpid(), id(app))
+    store = _stores.get(key)
+    if store is None:
+        with _stores_mutex:
+            store = _stores.get(key)
+            if store is None:
+                store = _stores[key] = private_store(app.connection_for_write())
+    return store
+
+
+def _after_fork_in_child() -> None:
+    global _stores_mutex
+    _stores.clear()
+    _stores_mutex = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

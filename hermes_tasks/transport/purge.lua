@@ -1,0 +1,16 @@
+-- purge: drop what waits in a session. What a worker holds is not touched.
+--
+-- KEYS  the twelve session keys (common.lua)
+-- ARGV  1 session
+-- Returns the number dropped. Nothing is kept of them but the count: purging is asked for by name.
+
+local dropped = 0
+for _, list in ipairs({BACKLOG, WAITING}) do
+  for _, text in ipairs(redis.call('LRANGE', list, 0, -1)) do
+    forget(parse(text))
+    dropped = dropped + 1
+  end
+  redis.call('DEL', list)
+end
+if dropped > 0 then count('purged', dropped) end
+return dropped

@@ -1,0 +1,331 @@
+"""The state of sessions in Redis: one typed function for every script.
+
+Each method is one script, and so one atomic change; the ``.lua`` file of the same name gives its
+contract. All are safe to repeat, because redis-py repeats a command whose connection broke.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+from urllib.parse import quote, unquote
+
+import redis
+
+from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
+from hermes_tasks.transport.scripts import script, session_script
+
+#: Session ids in one answer of ``rescue``: a bound on what one sweep does, not on what is found.
+SWEEP = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How sessions behave; every field is a transport option named ``session_<field>``.
+
+    Attributes:
+        prefix: name of the deployment, in every key and queue name.
+        lease: seconds a worker's right to a session lasts unless renewed.
+        waiting_limit: messages a session queue holds before the oldest overflow to the backlog.
+        backlog_limit: messages the backlog holds before the oldest is given up.
+        batch_messages: most messages in one batch.
+        batch_size: most size (the sum of the ``session_size`` headers) in one batch.
+        max_attempts: failed attempts after which a head is a dead letter.
+        retry_first: seconds to wait after the first failed attempt, doubling, jittered.
+        retry_longest: the longest such wait, in seconds.
+        lease_max_age: seconds after which a claim is no longer renewed: no task should take so
+            long, and the threads pool has no hard time limit of its own.
+    """
+
+    prefix: str = DEFAULT_PREFIX
+    lease: float = 15.0
+    waiting_limit: int = 64
+    backlog_limit: int = 256
+    batch_messages: int = 50
+    batch_size: int = 100
+    max_attempts: int = 5
+    retry_first: float = 1.0
+    retry_longest: float = 60.0
+    lease_max_age: float = 600.0
+
+    @classmethod
+    def from_transport_options(cls, options: dict[str, Any]) -> Self:
+        """Read the ``session_*`` entries of Kombu's ``transport_options``."""
+        return cls(
+            **{
+                name: options[f"session_{name}"]
+                for name in cls.__dataclass_fields__
+                if f"session_{name}" in options
+            }
+        )
+
+    @property
+    def lease_ms(self) -> int:
+        return int(self.lease * 1000)
+
+
+class Outcome(StrEnum):
+    """How a claim ended; ``complete.lua`` says what each leads to."""
+
+    ENDED = "ended"
+    SETTLED = "settled"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    RELEASED = "released"
+    LAPSED = "lapsed"
+
+
+@dataclass(frozen=True, slots=True)
+class PushAnswer:
+    """What ``push`` did: ``accepted``, ``duplicate``, ``gap``, ``retried`` or ``stale``.
+
+    Attributes:
+        number: the message's place in its session (0 where it has none).
+        dropped: ids given up because waiting queue and backlog were full.
+    """
+
+    status: str
+    number: int
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One message of a session queue as Redis holds it."""
+
+    number: int
+    id: str
+    message: bytes
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        number, quoted, _size, _kind, _not_before, message = raw.split(b" ", 5)
+        return cls(int(number), unquote(quoted.decode()), message)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A lease on a session, and the messages to work on, oldest first.
+
+    Attributes:
+        token: the fencing token; random, because a counter repeats after a Redis rollback.
+        again: a call that writes some of them may have gone out before.
+        attempts: failed attempts of the head so far.
+    """
+
+    session: str
+    token: str
+    again: bool
+    attempts: int
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a session is.
+
+    Attributes:
+        state: ``idle``, ``ready``, ``leased`` or ``sleeping``.
+        accepted: number of the newest message accepted.
+        first_unsettled: number of the oldest message not yet settled, ``None`` if all are. Every
+            message with a lower number is written or a dead letter.
+        wake_at_ms: when a sleeping session wakes, ms of Redis time.
+    """
+
+    state: str
+    accepted: int
+    first_unsettled: int | None
+    inflight: int
+    waiting: int
+    backlog: int
+    wake_at_ms: int | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """What a sweep found: sessions with a lapsed lease, due sleepers, and how many were requeued."""
+
+    lapsed: tuple[str, ...] = ()
+    due: tuple[str, ...] = ()
+    requeued: int = 0
+
+
+@dataclass(slots=True)
+class SessionStore:
+    """All sessions of one deployment, over one Redis client (any number of threads)."""
+
+    client: redis.Redis
+    names: Names = field(default_factory=Names)
+    options: SessionOptions = field(default_factory=SessionOptions)
+
+    def push(
+        self,
+        session: str,
+        message: str,
+        *,
+        id: str,
+        size: int = 1,
+        kind: str = "-",
+        delay: float = 0.0,
+        token: str = "",
+        sender: str = "-",
+        sent: int = 0,
+        previous: int | None = None,
+    ) -> PushAnswer:
+        """Append a message, or replace the head by its retry when ``token`` is given."""
+        answer = self._run("push", session, *self.push_arguments(
+            message, id=id, size=size, kind=kind, delay=delay, token=token,
+            sender=sender, sent=sent, previous=previous,
+        ))
+        return PushAnswer(answer[0].decode(), answer[1], tuple(unquote(id.decode()) for id in answer[2:]))
+
+    def push_arguments(
+        self,
+        message: str,
+        *,
+        id: str,
+        size: int,
+        kind: str,
+        delay: float,
+        token: str,
+        sender: str,
+        sent: int,
+        previous: int | None,
+    ) -> tuple[Any, ...]:
+        """ARGV of ``push.lua`` after the session, for callers that pipeline it themselves."""
+        return (
+            message,
+            quote_id(id),
+            size,
+            kind,
+            max(0, int(delay * 1000)),
+            token,
+            self.options.waiting_limit,
+            self.options.backlog_limit,
+            quote_id(sender),
+            sent,
+            "" if previous is None else previous,
+        )
+
+    def claim(self, session: str, number: int, token: str, worker: str) -> Claimed | None:
+        """Lease the session of a popped run-queue entry; ``None`` for an entry no longer true."""
+        options = self.options
+        answer = self._run(
+            "claim", session, number, token, options.lease_ms, worker,
+            options.batch_messages, options.batch_size,
+        )
+        if not answer:
+            return None
+        again, attempts, *items = answer
+        return Claimed(session, token, again == 1, attempts, tuple(map(Item.parse, items)))
+
+    def begin(self, session: str, token: str, first: int, last: int, seconds: float) -> bool:
+        """Record that a call writing messages ``first``…``last`` starts, at most ``seconds`` long.
+
+        ``False`` when the token no longer holds the lease: nothing may be sent then.
+        """
+        lease = self.options.lease_ms
+        return bool(self._run("begin", session, token, lease, first, last, int(seconds * 1000)))
+
+    def commit(
+        self, session: str, token: str, ids: Iterable[str], *, reason: str = "", detail: str = ""
+    ) -> bool:
+        """Settle messages: written, or with a ``reason`` dead letters. ``False``: lease lost."""
+        arguments = (token, reason, detail, *map(quote_id, ids))
+        return bool(self._run("commit", session, *arguments) >= 0)
+
+    def complete(self, session: str, token: str, outcome: Outcome, id: str = "") -> str:
+        """End a claim. The answer is the session's next state, or ``lost`` or ``dead``."""
+        options = self.options
+        answer: bytes = self._run(
+            "complete", session, token, outcome.value, quote_id(id),
+            int(options.retry_first * 1000), int(options.retry_longest * 1000),
+            random.random(),  # noqa: S311 - jitter
+            options.max_attempts,
+        )
+        return answer.decode()
+
+    def wake(self, session: str) -> bool:
+        """Queue a sleeping session whose time has come."""
+        return bool(self._run("wake", session))
+
+    def purge(self, session: str) -> int:
+        """Drop what waits in a session; returns how many messages."""
+        return int(self._run("purge", session))
+
+    def progress(self, session: str) -> Progress:
+        """How far a session is, read at one instant."""
+        state, accepted, first, inflight, waiting, backlog, wake, attempts = self._run(
+            "progress", session
+        )
+        return Progress(
+            state.decode(),
+            accepted,
+            first if first >= 0 else None,
+            inflight,
+            waiting,
+            backlog,
+            wake if wake >= 0 else None,
+            attempts,
+        )
+
+    def renew(self, held: Sequence[tuple[str, str]]) -> list[bool]:
+        """Extend the leases of (session, token) pairs; which of them are still held."""
+        if not held:
+            return []
+        keys = [self.names.leases, *(self.names.session(session)[0] for session, _ in held)]
+        arguments = [self.options.lease_ms, *(part for pair in held for part in pair)]
+        return [bool(alive) for alive in script("renew")(self.client, keys, arguments)]
+
+    def rescue(self, interval: float, grace: float) -> Help:
+        """Find what needs help, unless another worker did within ``interval`` seconds.
+
+        Sessions popped by a worker that died before its claim are queued again by the script
+        itself once they were missing for ``grace`` seconds.
+        """
+        names = self.names
+        lapsed, due, requeued = script("rescue")(
+            self.client,
+            [names.ready, names.leases, names.sleeping, names.run, names.meta],
+            [int(interval * 1000), int(grace * 1000), SWEEP],
+        )
+        return Help(
+            tuple(name.decode() for name in lapsed), tuple(name.decode() for name in due), requeued
+        )
+
+    def note_server(self) -> int:
+        """Note which Redis process answers, after every (re)connection of a consumer."""
+        run_id = str(self.client.info("server")["run_id"])
+        return int(script("epoch")(self.client, [self.names.meta], [run_id]))
+
+    def give_back(self, entry: bytes | str) -> None:
+        """Put a popped entry back where it was: the oldest of the run queue."""
+        self.client.rpush(self.names.run, entry)
+
+    def counters(self) -> dict[str, int]:
+        """Counters of the deployment: accepted, written, retried, failed, ``dead:<reason>``, …"""
+        found: Any = self.client.hgetall(self.names.stats)
+        return {name.decode(): int(value) for name, value in found.items()}
+
+    def dead_letters(self, count: int = 100) -> list[dict[str, str]]:
+        """The newest dead letters, newest first, without their message."""
+        entries: Any = self.client.xrevrange(self.names.dead, count=count)
+        return [
+            {"entry": entry.decode()}
+            | {k.decode(): v.decode() for k, v in fields.items() if k != b"message"}
+            for entry, fields in entries
+        ]
+
+    def _run(self, name: str, session: str, *arguments: Any) -> Any:
+        keys = self.names.session(session)
+        return session_script(name)(self.client, keys, (session, *arguments))
+
+
+def quote_id(id: str) -> str:
+    """An id as scripts hold it: items and senders are separated by spaces. ``""`` stays."""
+    return quote(id, safe=":")
