@@ -1,0 +1,49 @@
+# Everything runs in .venv, which each target brings up to date by itself: Python and make are enough.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter that can run this project; `make PYTHON=/path/to/python …` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& { echo "$$p"; break; }; done)
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench up install clean
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: install  ## Send a conversation through the queue, kill a worker in the middle, count what arrived.
+	$(BIN)/hermes-tasks demo
+
+up: install  ## Run a broker and a worker in the foreground (needs HONCHO_URL).
+	$(BIN)/hermes-tasks up
+
+test: lint  ## Lint, check types, run every test.
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install  ## Check format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install  ## Format the code and fix what ruff can fix.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## Measure against stock Celery on this machine.
+	$(BIN)/python -m benchmarks
+
+install: $(VENV)/.installed
+
+# Installed again only when what is to be installed has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 with its venv module is needed" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## Remove what the targets made.
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

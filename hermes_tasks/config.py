@@ -1,0 +1,284 @@
+"""Every setting of hermes_tasks: its type, unit, default and environment variable.
+
+Settings come from the environment and nowhere else, so that a gateway, a worker and an operator's
+shell agree by sharing it. Celery's own settings are Celery's: see ``celeryconfig.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hermes_tasks.errors import ConfigurationError
+
+BROKER_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
+"""The URL schemes of which the ordered transport can speak."""
+
+_REDACTED = "***"
+_SECRET_OPTION = re.compile(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token)[^=&;]*=)[^&;]*")
+
+
+def redact_url(url: str) -> str:
+    """The URL with passwords replaced by ``***``, fit for a log or an error message.
+
+    Understands lists of URLs separated by ``;`` (Sentinel) and secrets among the query options. A
+    lone user name is hidden too: whoever forgets the colon has put the password there.
+    """
+    return ";".join(_redact_one(part) for part in url.split(";"))
+
+
+def _redact_one(url: str) -> str:
+    url = _SECRET_OPTION.sub(rf"\1{_REDACTED}", url)
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    credentials, at, address = rest.rpartition("@")
+    if not at:
+        return url
+    user, colon, _ = credentials.partition(":")
+    shown = f"{user}:{_REDACTED}" if colon else _REDACTED
+    return f"{scheme}{separator}{shown}@{address}"
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    """A directory of ours under an XDG base directory; relative values are void by its standard."""
+    base = Path(os.environ.get(variable, ""))
+    return (base if base.is_absolute() else Path.home() / fallback) / "hermes-tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """One line of ``hermes-tasks config``.
+
+    Attributes:
+        variable: the environment variable.
+        value: what is in force, secrets redacted; ``None`` when unset.
+        source: where the value comes from.
+        description: what the setting does, with its unit.
+    """
+
+    variable: str
+    value: str | int | float | None
+    source: Literal["environment", "default", "argument"]
+    description: str
+
+
+class Settings(BaseSettings):
+    """The settings in force: arguments first, then the environment, then defaults.
+
+    Raises:
+        ConfigurationError: a value cannot be used; one line, naming the variable.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="HERMES_TASKS_",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        # An input may be a password: pydantic would quote it.
+        hide_input_in_errors=True,
+    )
+
+    broker_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="Redis that carries the turns: redis://, rediss://, sentinel:// "
+        "or redis+socket://.",
+    )
+    queue_limit: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=64,
+        description="Turns of one session that wait in its queue before the oldest of them move "
+        "to its backlog.",
+    )
+    backlog_limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=256,
+        description="Turns in one session's backlog before its oldest becomes a dead letter.",
+    )
+    batch_turns: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        default=50, description="Turns written in one call to Honcho, at most."
+    )
+    batch_messages: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=100, description="Messages in one call to Honcho, at most (Honcho takes 100)."
+    )
+    lease_seconds: Annotated[float, Field(ge=1, le=3_600)] = Field(
+        default=15.0,
+        description="Seconds a worker may be silent before its sessions go to another.",
+    )
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = Field(
+        default="hermes",
+        description="First part of every Redis key and queue name; the same in gateways and "
+        "workers.",
+    )
+    backend: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")] = Field(
+        default="default",
+        description="Name of the Honcho service that turns are meant for.",
+    )
+    flush_timeout: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=10.0, description="Seconds that flush waits when it is not told how long."
+    )
+    outbox: Path = Field(
+        default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state") / "outbox.db",
+        description="SQLite file of the gateway's turns that Redis has not accepted yet.",
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share") / "broker",
+        description="Directory in which `hermes-tasks up` keeps the turns of its broker.",
+    )
+    honcho_url: str | None = Field(
+        default=None,
+        validation_alias="HONCHO_URL",
+        description="Base URL of the Honcho service; workers need it.",
+    )
+    honcho_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="HONCHO_API_KEY",
+        description="Key with which workers authenticate at Honcho, if it asks for one.",
+    )
+    honcho_workspace_id: str = Field(
+        default="default",
+        min_length=1,
+        validation_alias="HONCHO_WORKSPACE_ID",
+        description="Honcho workspace of turns that name none.",
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_one_line(error)) from error
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """The settings, with those ``overrides`` that are not ``None`` before the environment.
+
+        Raises:
+            ConfigurationError: a value cannot be used.
+        """
+        return cls(**{name: value for name, value in overrides.items() if value is not None})
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        scheme = value.partition("://")[0]
+        if scheme not in BROKER_SCHEMES:
+            raise ValueError(f"must start with {_alternatives(f'{s}://' for s in BROKER_SCHEMES)}")
+        for part in value.split(";"):
+            _check_port(part)
+        return value
+
+    @field_validator("honcho_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("must be an http:// or https:// address")
+        _check_port(value)
+        return value.rstrip("/")
+
+    @field_validator("outbox", "data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def safe_broker_url(self) -> str:
+        """The broker's URL without its password, for logs and errors."""
+        return redact_url(self.broker_url)
+
+    def require_honcho_url(self) -> str:
+        """The base URL of Honcho.
+
+        Raises:
+            ConfigurationError: ``HONCHO_URL`` is not set.
+        """
+        if self.honcho_url is None:
+            raise ConfigurationError(
+                "HONCHO_URL is not set: set it to the address of the Honcho service, "
+                "such as http://127.0.0.1:8000"
+            )
+        return self.honcho_url
+
+    def rows(self) -> list[SettingRow]:
+        """Every setting with what is in force and where it comes from, secrets redacted."""
+        return [
+            SettingRow(
+                variable=environment_variable(name),
+                value=self._shown(name),
+                source=self._source(name),
+                description=str(field.description),
+            )
+            for name, field in type(self).model_fields.items()
+        ]
+
+    def _shown(self, name: str) -> str | int | float | None:
+        value = getattr(self, name)
+        if isinstance(value, SecretStr):
+            return _REDACTED
+        if name.endswith("_url") and value is not None:
+            return redact_url(value)
+        return str(value) if isinstance(value, Path) else value
+
+    def _source(self, name: str) -> Literal["environment", "default", "argument"]:
+        if name not in self.model_fields_set:
+            return "default"
+        return "environment" if os.environ.get(environment_variable(name)) else "argument"
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name in type(self).model_fields:
+            yield name, self._shown(name)
+
+
+def environment_variable(field: str) -> str:
+    """The environment variable of a field of :class:`Settings`."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else f"HERMES_TASKS_{field.upper()}"
+
+
+def _check_port(url: str) -> None:
+    try:
+        # Reading the port is what makes urllib check it.
+        _ = urlsplit(url).port
+    except ValueError:
+        # urllib's message quotes what it took for the port: with a slash in a password, the
+        # password.
+        raise ValueError(
+            "its port is not a number up to 65535 (characters such as / and @ in a password must "
+            "be percent-encoded)"
+        ) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    """What is wrong with which variables, as one line that quotes no value."""
+    return "; ".join(
+        f"{_variable(problem['loc'])}: {_reason(problem['msg'])}"
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else "settings"
+    for field in Settings.model_fields:
+        # A problem is located by the name under which the value came: field or alias, any case.
+        if name.lower() in (field, environment_variable(field).lower()):
+            return environment_variable(field)
+    return name
+
+
+def _reason(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _alternatives(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}"
