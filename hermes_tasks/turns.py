@@ -1,0 +1,331 @@
+"""Turns: what one exchange leaves to be remembered, as plain JSON that is complete in itself.
+
+A turn is made on the gateway by :meth:`Turn.create`, which does all the cleaning, splitting and
+checking, and read on the worker by :meth:`Turn.from_json`, which needs neither Hermes
+nor settings::
+
+    {"v": 1, "turn_id": "5f…", "backend": "default", "workspace": "w", "session": "telegram-42-…",
+     "messages": [{"peer": "igor", "content": "hi", "metadata": {…},
+                   "created_at": "2026-01-31T12:00:00.000000+00:00"}],
+     "peers": {"igor": {"observe_me": true, "observe_others": false}}, "ask": true}
+
+``metadata``, ``peers`` and ``ask`` are left out where there is nothing to say.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from hermes_tasks.errors import InvalidTurn
+from hermes_tasks.identity import honcho_id, is_honcho_id, is_turn_id
+from hermes_tasks.text import clean, is_blank, split
+
+FORMAT: Final = 1
+"""Version of the JSON form. A worker refuses a newer one with a clear error."""
+
+DEFAULT_BACKEND: Final = "default"
+
+METADATA_KEYS: Final = 97
+"""Honcho takes 100 top-level keys; three are ours: ``turn_id``, ``part`` and ``parts``."""
+
+METADATA_DEPTH: Final = 5
+"""Deepest nesting of objects in a message's metadata that Honcho takes."""
+
+_OBSERVATION: Final = frozenset({"observe_me", "observe_others"})
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as it will be stored: an entry of a turn, or a part of a long one.
+
+    Attributes:
+        peer: who said it, a valid Honcho id.
+        content: cleaned text of 1 to 25,000 characters.
+        created_at: ISO 8601 with offset, microseconds.
+        metadata: the caller's, without our own keys.
+    """
+
+    peer: str
+    content: str = field(repr=False)
+    created_at: str
+    metadata: dict[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One exchange to be remembered, in the session it belongs to."""
+
+    turn_id: str
+    workspace: str
+    session: str
+    messages: tuple[Message, ...] = field(repr=False)
+    backend: str = DEFAULT_BACKEND
+    peers: dict[str, dict[str, bool]] = field(default_factory=dict, repr=False)
+    ask: bool = False
+
+    @classmethod
+    def create(
+        cls,
+        workspace: str,
+        session: str,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        turn_id: str | None = None,
+        backend: str = DEFAULT_BACKEND,
+        peers: Mapping[str, Mapping[str, bool]] | None = None,
+        ask: bool = False,
+    ) -> Turn:
+        """Make a turn from what a gateway has: any keys, any text.
+
+        Keys become valid ids, contents are cleaned, blank messages are left out, long ones are
+        split, and one without ``created_at`` gets the current time, later than the one before.
+
+        Args:
+            workspace: Honcho workspace.
+            session: key of the session, such as ``"telegram:42"``.
+            messages: mappings with ``peer`` and ``content``; optional ``created_at`` (ISO 8601,
+                :class:`~datetime.datetime` or seconds since the epoch; naive is UTC) and
+                ``metadata`` (``turn_id``, ``part`` and ``parts`` in it are overwritten by ours).
+            turn_id: ``[A-Za-z0-9_:-]{1,100}``, the same whenever the same turn is sent again; a
+                random one by default.
+            backend: name of the Honcho deployment, ``[A-Za-z0-9_-]{1,100}``.
+            peers: observation settings in this session by peer: ``observe_me``, ``observe_others``.
+            ask: the turn may have been sent before: Honcho is asked before it is written.
+
+        Raises:
+            InvalidTurn: one line that names the field, never its content.
+        """
+        if turn_id is None:
+            turn_id = uuid.uuid4().hex
+        elif not is_turn_id(turn_id):
+            raise InvalidTurn("turn_id must be 1 to 100 characters of A-Z a-z 0-9 _ : -")
+        if not is_honcho_id(backend):
+            raise InvalidTurn("backend must be 1 to 100 characters of A-Z a-z 0-9 _ -")
+        if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+            raise InvalidTurn(f"messages must be a list, not {type(messages).__name__}")
+        parts = _parts(messages)
+        if not parts:
+            raise InvalidTurn("messages has nothing to remember: none, or all of them blank")
+        return cls(
+            turn_id=turn_id,
+            workspace=honcho_id(workspace, "workspace"),
+            session=honcho_id(session, "session"),
+            messages=parts,
+            backend=backend,
+            peers=_peers(peers) if peers else {},
+            ask=bool(ask),
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Turn:
+        """Read a turn that :meth:`to_json` wrote, perhaps in another version of this package.
+
+        Raises:
+            InvalidTurn: it is not a turn, or is of a newer format. The message has no content.
+        """
+        version = data.get("v") if isinstance(data, Mapping) else None
+        if version != FORMAT:
+            newer = isinstance(version, int) and version > FORMAT
+            raise InvalidTurn(
+                f"turn has format {version}, this worker reads {FORMAT}: update the worker"
+                if newer
+                else "not a turn: it has no format version"
+            )
+        try:
+            turn = cls(
+                turn_id=data["turn_id"],
+                workspace=data["workspace"],
+                session=data["session"],
+                messages=tuple(
+                    Message(
+                        entry["peer"], entry["content"], entry["created_at"], entry.get("metadata")
+                    )
+                    for entry in data["messages"]
+                ),
+                backend=data["backend"],
+                peers=data.get("peers") or {},
+                ask=bool(data.get("ask")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            # Without its cause: the text of a KeyError could be a key of the caller's metadata.
+            raise InvalidTurn(f"not a turn: {type(error).__name__} while reading it") from None
+        turn._check()
+        return turn
+
+    def to_json(self) -> dict[str, Any]:
+        """The turn as plain data, ready for any JSON encoder."""
+        data: dict[str, Any] = {
+            "v": FORMAT,
+            "turn_id": self.turn_id,
+            "backend": self.backend,
+            "workspace": self.workspace,
+            "session": self.session,
+            "messages": [
+                {"peer": m.peer, "content": m.content, "created_at": m.created_at}
+                if not m.metadata
+                else {
+                    "peer": m.peer,
+                    "content": m.content,
+                    "created_at": m.created_at,
+                    "metadata": m.metadata,
+                }
+                for m in self.messages
+            ],
+        }
+        if self.peers:
+            data["peers"] = self.peers
+        if self.ask:
+            data["ask"] = True
+        return data
+
+    @property
+    def session_key(self) -> str:
+        """Names the session among all backends and workspaces: ``backend:workspace:session``."""
+        return f"{self.backend}:{self.workspace}:{self.session}"
+
+    @property
+    def size(self) -> int:
+        """Number of Honcho messages, each part of a split one counted."""
+        return len(self.messages)
+
+    @property
+    def characters(self) -> int:
+        """Length of all contents together, in characters."""
+        return sum(len(message.content) for message in self.messages)
+
+    def describe(self) -> str:
+        """What logs, events and Flower may show of a turn: no text, only names and numbers."""
+        return f"session={self.session}, messages={self.size}, characters={self.characters}"
+
+    def _check(self) -> None:
+        """Check what becomes part of a URL, a Redis key or a filter, whoever wrote the JSON."""
+        if not is_turn_id(self.turn_id):
+            raise InvalidTurn("not a turn: turn_id is not valid")
+        for name, value in (
+            ("backend", self.backend),
+            ("workspace", self.workspace),
+            ("session", self.session),
+        ):
+            if not is_honcho_id(value):
+                raise InvalidTurn(f"not a turn: {name} is not a valid id")
+        if not self.messages:
+            raise InvalidTurn("not a turn: it has no messages")
+        if not isinstance(self.peers, dict) or not all(map(is_honcho_id, self.peers)):
+            raise InvalidTurn("not a turn: peers is not valid")
+        for message in self.messages:
+            if not (
+                is_honcho_id(message.peer)
+                and isinstance(message.content, str)
+                and isinstance(message.created_at, str)
+                and isinstance(message.metadata, dict | None)
+            ):
+                raise InvalidTurn("not a turn: a message of it is not valid")
+
+
+def _parts(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The messages as they will be stored: cleaned, blank ones left out, long ones split."""
+    parts: list[Message] = []
+    last: datetime | None = None
+    for index, entry in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(entry, Mapping):
+            raise InvalidTurn(f"{where} must be a mapping, not {type(entry).__name__}")
+        peer = honcho_id(entry.get("peer", ""), f"{where}.peer")
+        content = entry.get("content")
+        if not isinstance(content, str):
+            raise InvalidTurn(f"{where}.content must be a string, not {type(content).__name__}")
+        given = _time(entry.get("created_at"), f"{where}.created_at")
+        metadata = _metadata(entry.get("metadata"), f"{where}.metadata")
+        content = clean(content)
+        if is_blank(content):
+            continue
+        stamp = given or _later(datetime.now(UTC), last)
+        for part in split(content):
+            parts.append(Message(peer, part, stamp.isoformat(timespec="microseconds"), metadata))
+            last, stamp = stamp, _later(stamp, stamp)
+    return tuple(parts)
+
+
+def _later(stamp: datetime, last: datetime | None) -> datetime:
+    """A time after ``last``: Honcho lists messages of one moment in no particular order."""
+    if last is None or stamp > last:
+        return stamp
+    try:
+        return last + _MICROSECOND
+    except OverflowError:  # the last microsecond of the year 9999
+        return last
+
+
+def _time(value: object, where: str) -> datetime | None:
+    """A time in UTC. Naive is UTC, as on the server."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, datetime):
+            moment = value
+        elif isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        else:
+            raise InvalidTurn(f"{where} must be ISO 8601 or seconds, not {type(value).__name__}")
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise InvalidTurn(f"{where} is not a time: give ISO 8601 or seconds") from None
+
+
+def _metadata(value: object, where: str) -> dict[str, Any] | None:
+    """The caller's metadata as Honcho takes it: plain JSON, cleaned, within its limits."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidTurn(f"{where} must be a mapping, not {type(value).__name__}")
+    if len(value) > METADATA_KEYS:
+        raise InvalidTurn(f"{where} has {len(value)} keys, at most {METADATA_KEYS} are stored")
+    return _plain(value, where, 0) or None
+
+
+def _plain(value: object, where: str, depth: int) -> Any:
+    """A copy of a JSON value that encodes without surprise. ``where`` names the metadata only."""
+    if isinstance(value, str):
+        return clean(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidTurn(f"{where} holds a number that JSON has no word for")
+        return value
+    if depth >= METADATA_DEPTH * 4:
+        # Honcho counts objects only; a list in a list without end must stop somewhere, too.
+        raise InvalidTurn(f"{where} is nested too deeply")
+    if isinstance(value, Mapping):
+        if depth >= METADATA_DEPTH:
+            raise InvalidTurn(f"{where} is nested more than {METADATA_DEPTH} deep")
+        if not all(isinstance(key, str) for key in value):
+            raise InvalidTurn(f"{where} has a key that is not a string")
+        return {clean(key): _plain(item, where, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, where, depth + 1) for item in value]
+    raise InvalidTurn(f"{where} holds a {type(value).__name__}, which JSON has no form for")
+
+
+def _peers(peers: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, bool]]:
+    """Observation settings by peer id."""
+    settings: dict[str, dict[str, bool]] = {}
+    if not isinstance(peers, Mapping):
+        raise InvalidTurn(f"peers must be a mapping, not {type(peers).__name__}")
+    for raw, flags in peers.items():
+        if not isinstance(flags, Mapping) or not _OBSERVATION.issuperset(flags):
+            raise InvalidTurn("peers takes observe_me and observe_others for each peer")
+        if not all(isinstance(flag, bool) for flag in flags.values()):
+            raise InvalidTurn("peers takes true or false for observe_me and observe_others")
+        settings[honcho_id(raw, "peer")] = dict(flags)
+    return settings
