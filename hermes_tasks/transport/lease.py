@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from kombu.exceptions import DecodeError
-from kombu.serialization import loads
+from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.serialization import loads, prepare_accept_content
+from kombu.transport.virtual import Channel
 
 from hermes_tasks.errors import LeaseLost
 from hermes_tasks.transport.keeper import private_store
@@ -134,21 +135,21 @@ def _followers(
         try:
             message = json.loads(text)
             args, kwargs = decode_body(message, accept)
-        except (ValueError, TypeError, KeyError, DecodeError):
+        except (ValueError, TypeError, KeyError, DecodeError, ContentDisallowed):
             return
         yield BatchMessage(id, number, args, kwargs, message["headers"])
 
 
 def decode_body(message: dict[str, Any], accept: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
     """Arguments of a Celery message (protocol 2) as the broker holds it."""
-    from kombu.transport.virtual import Channel
-
-    encoding = message["properties"].get("body_encoding")
-    body = Channel.codecs[encoding].decode(message["body"]) if encoding in Channel.codecs else (
-        message["body"]
-    )
+    properties = message["properties"]
+    codec = Channel.codecs.get(properties.get("body_encoding"))
+    body = codec.decode(message["body"]) if codec else message["body"]
     args, kwargs, _embed = loads(
-        body, message["content-type"], message["content-encoding"], accept=set(accept)
+        body,
+        message["content-type"],
+        message["content-encoding"],
+        accept=prepare_accept_content(accept),
     )
     return args, kwargs
 

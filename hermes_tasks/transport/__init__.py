@@ -1,0 +1,94 @@
+"""Session queues for Celery: strict order per key, full parallelism across keys, on stock workers.
+
+A Kombu transport over Redis. A queue named ``<prefix>.session.<id>`` is a *message group*, as SQS
+FIFO has them: its messages run one after another, whatever dies, while any number of groups run at
+once. Workers consume one physical queue, the run queue ``{<prefix>}.run``, which holds session
+ids, so that a hundred thousand sessions cost an idle worker nothing. Every other queue behaves as
+in :mod:`kombu.transport.redis`. Nothing here knows what the messages are for.
+
+Use::
+
+    app = Celery(broker="redis://", set_as_current=False)
+    app.conf.broker_transport = transport_for("redis://")
+    app.conf.task_queues = [Queue("celery"), run_queue()]
+
+    @app.task(base=OrderedTask, bind=True)
+    def work(self, thing): ...
+
+    work.apply_async((thing,), queue=session_queue("customer-7"))
+
+The rules, and what each is for
+-------------------------------
+Every state change is one Lua script on Redis time, beside this file, with its contract on top.
+
+* **push** appends, bounds, and puts an idle session on the run queue. A retry carries the token of
+  the claim it comes from and replaces the head in place; by id alone, a retry published after its
+  lease ran out would append a message that another worker has already settled.
+* **claim** turns a popped run-queue entry into a lease. The in-flight copy stays in Redis, so a
+  worker that dies between pop and claim loses nothing. The token is random and is the delivery
+  tag: a counter would repeat after Redis lost its last second.
+* **A batch** is consecutive messages of one task and serializer that commit for themselves; after
+  a failed attempt the head goes alone, so one bad follower cannot take the others with it.
+* **begin** is fenced and precedes every write; **commit** settles. Acknowledged is not settled:
+  Celery acknowledges a task for many reasons (success, failure, an unknown task, a body it cannot
+  decode, a time limit, a lost pool process), and **complete** looks at what is left in flight:
+  nothing, so the next head is promoted; something but progress was made, so ready at once;
+  otherwise a failed attempt, that waits and comes again, and after five is a dead letter.
+* Tasks that do not commit are settled by their acknowledgement, as everywhere in Celery.
+* **Late acknowledgement** is required: an early one comes before the task runs.
+* **The keeper** (:mod:`.keeper`), a thread of the worker's main process, renews leases and rescues
+  sessions: due sleepers, lapsed leases, and entries popped by a worker that died before its claim.
+  The latter are found by number, because a clock that steps back would lose them.
+* **A shutdown** gives back what no process works on, each session as it is, never a message out of
+  it. A lost connection is not a shutdown: running tasks end under their lease.
+* **A new Redis process** may have forgotten its last second, so all that was accepted before it is
+  delivered with ``again`` set.
+
+Transport options
+-----------------
+``session_prefix``, ``session_lease``, ``session_waiting_limit``, ``session_backlog_limit``,
+``session_batch_messages``, ``session_batch_size``, ``session_max_attempts``,
+``session_retry_first``, ``session_retry_longest``, ``session_lease_max_age``: see
+:class:`~hermes_tasks.transport.sessions.SessionOptions`. All of :mod:`kombu.transport.redis` work,
+``global_keyprefix`` included.
+"""
+
+from __future__ import annotations
+
+from kombu import Exchange, Queue
+
+from hermes_tasks.transport.channel import push_answers
+from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
+from hermes_tasks.transport.lease import BatchMessage, SessionLease
+from hermes_tasks.transport.sessions import (
+    Progress,
+    PushAnswer,
+    SessionOptions,
+    SessionStore,
+)
+from hermes_tasks.transport.task import BatchTask, OrderedTask, session_queue
+from hermes_tasks.transport.transport import SentinelTransport, Transport, transport_for
+
+
+def run_queue(prefix: str = DEFAULT_PREFIX) -> Queue:
+    """The queue that workers consume, for ``task_queues``."""
+    name = Names(prefix).run_queue
+    return Queue(name, Exchange(""), routing_key=name, no_declare=True, durable=False)
+
+
+__all__ = [
+    "BatchMessage",
+    "BatchTask",
+    "OrderedTask",
+    "Progress",
+    "PushAnswer",
+    "SentinelTransport",
+    "SessionLease",
+    "SessionOptions",
+    "SessionStore",
+    "Transport",
+    "push_answers",
+    "run_queue",
+    "session_queue",
+    "transport_for",
+]

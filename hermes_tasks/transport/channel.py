@@ -1,0 +1,352 @@
+"""The channel: session queues beside the ordinary ones of Kombu's Redis transport."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import blake2s
+from queue import Empty
+from typing import Any
+
+import redis
+from kombu.exceptions import ChannelError
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.json import dumps, loads
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from hermes_tasks.transport import celery_state
+from hermes_tasks.transport.keeper import Keeper, holding_of, keeper_for
+from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.scripts import session_script
+from hermes_tasks.transport.sessions import (
+    Claimed,
+    Item,
+    Outcome,
+    PushAnswer,
+    SessionOptions,
+    SessionStore,
+)
+
+logger = logging.getLogger(__name__)
+
+#: What the delivery tag of a session message begins with; the tag is the fencing token.
+TOKEN_PREFIX = "session:"  # noqa: S105
+
+#: Headers that steer the transport and are not part of the message.
+TOKEN_HEADER = "session_token"  # noqa: S105
+SIZE_HEADER = "session_size"
+SETTLE_HEADER = "session_settle"
+ALONE_HEADER = "session_alone"
+SENDER_HEADERS = ("session_gateway", "session_number", "session_previous")
+
+_answers: ContextVar[list[PushAnswer] | None] = ContextVar("push_answers", default=None)
+
+
+@contextmanager
+def push_answers() -> Iterator[list[PushAnswer]]:
+    """Collect the answers of all pushes in the block: Kombu drops what ``_put`` returns."""
+    answers: list[PushAnswer] = []
+    token = _answers.set(answers)
+    try:
+        yield answers
+    finally:
+        _answers.reset(token)
+
+
+class SessionQoS(kombu_redis.QoS):
+    """Acknowledgements: a session message's is the end of its claim.
+
+    Its in-flight copy is in the session, so Kombu's ``unacked`` is not used for it. What is held
+    is found by tag in the process, not in the channel: a task may end after its channel did, and
+    Kombu may reject a message through another channel than it came by.
+    """
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if delivery_tag.startswith(TOKEN_PREFIX):
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if not delivery_tag.startswith(TOKEN_PREFIX):
+            super().ack(delivery_tag)
+            return
+        found = holding_of(delivery_tag)
+        if found is not None:
+            keeper, holding = found
+            keeper.finish(delivery_tag, self._outcome(delivery_tag, holding.id, holding.settles))
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if not delivery_tag.startswith(TOKEN_PREFIX):
+            super().reject(delivery_tag, requeue=requeue)
+            return
+        found = holding_of(delivery_tag)
+        if found is not None:
+            found[0].finish(delivery_tag, Outcome.FAILED)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give back what no pool process works on: at a shutdown, or when the channel is lost.
+
+        What is being worked on stays held. Its lease is renewed until it ends, and a cold
+        shutdown has killed its process, and so ended it, before the channel closes.
+        """
+        running = celery_state.running_tokens()
+        for tag in [tag for tag in self._delivered if tag.startswith(TOKEN_PREFIX)]:
+            self._delivered.pop(tag)
+            found = None if tag in running else holding_of(tag)
+            if found is not None and found[1].outcome is None:
+                found[0].release([tag])
+        super().restore_unacked(client)
+
+    def _outcome(self, tag: str, id: str, settles: bool) -> Outcome:
+        if settles:
+            return Outcome.SETTLED
+        if not celery_state.is_revoked(id):
+            return Outcome.ENDED
+        # Celery notes an expired task among the revoked ones.
+        message = self._delivered.get(tag)
+        expires = message is not None and message.headers.get("expires")
+        return Outcome.EXPIRED if expires else Outcome.REVOKED
+
+
+class SessionChannel(kombu_redis.Channel):
+    """A Redis channel on which queues named ``<prefix>.session.<id>`` keep their order."""
+
+    QoS = SessionQoS
+
+    _sessions: SessionStore | None = None
+    _keeper: Keeper | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._options = SessionOptions.from_transport_options(
+            self.connection.client.transport_options
+        )
+        self._names = Names(self._options.prefix, self.global_keyprefix)
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    def new_store(self) -> SessionStore:
+        """A store over this channel's connection pool."""
+        return SessionStore(redis.Redis(connection_pool=self.pool), self._names, self._options)
+
+    @property
+    def sessions(self) -> SessionStore:
+        """The store of this channel; a new one after the pool was replaced, as a fork does."""
+        if self._sessions is None or self._sessions.client.connection_pool is not self.pool:
+            self._sessions = self.new_store()
+        return self._sessions
+
+    @property
+    def keeper(self) -> Keeper:
+        """The keeper of this process, running."""
+        if self._keeper is None:
+            self._keeper = keeper_for(self.connection.client, self.sessions)
+        self._keeper.start()
+        return self._keeper
+
+    # -- publishing --------------------------------------------------------------------------
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        session = self._names.session_of(queue)
+        if session is None:
+            super()._put(queue, message, **kwargs)
+            return
+        text, options = _prepare(message)
+        batch = kwargs.get("_publish_batch")
+        if batch is not None:
+            # EVAL, not EVALSHA: in a pipeline nobody sends the text again after a SCRIPT FLUSH.
+            keys = self._names.session(session)
+            arguments = self.sessions.push_arguments(text, **options)
+            batch.add("eval", session_script("push").text, len(keys), *keys, session, *arguments)
+            return
+        answer = self.sessions.push(session, text, **options)
+        if answer.dropped:
+            logger.warning(
+                "Session %s is full: gave up its %d oldest waiting messages",
+                session, len(answer.dropped),
+            )
+        answers = _answers.get()
+        if answers is not None:
+            answers.append(answer)
+
+    # -- consuming ---------------------------------------------------------------------------
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str,
+        **kwargs: Any,
+    ) -> Any:
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        if queue == self._names.run_queue:
+            self.sessions.note_server()
+            self.keeper.start()
+
+            def deliver(entry: Any) -> Any:
+                message = self._claim(entry)
+                return callback(message) if message is not None else None
+
+            self.connection._callbacks[queue] = deliver
+        return result
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except ValueError as error:
+            # Not JSON: somebody else pushed to the run queue. It must not stop the worker.
+            logger.error("Dropped a malformed entry of %s: %s", self._names.run, type(error))
+            raise Empty from error
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        if self._names.session_of(queue) is not None:
+            raise ChannelError(f"{queue} is consumed through {self._names.run_queue}")
+        if queue != self._names.run_queue:
+            return super()._get(queue)
+        entry: Any = self.sessions.client.rpop(self._names.run)
+        message = self._claim(loads(entry)) if entry else None
+        if message is None:
+            raise Empty
+        return message._raw
+
+    def _claim(self, entry: Any) -> Any:
+        """The message to deliver for a popped run-queue entry, or ``None``."""
+        try:
+            number, session = int(entry[0]), str(entry[1])
+        except (TypeError, ValueError, LookupError):
+            logger.error("Dropped a malformed entry of %s", self._names.run)
+            return None
+        if self._closing:  # Kombu reads the last answer while it closes: too late to work on it
+            self.sessions.give_back(dumps(entry))
+            return None
+        token = TOKEN_PREFIX + uuid.uuid4().hex
+        try:
+            claim = self.sessions.claim(session, number, token, self._worker)
+        except (RedisConnectionError, RedisTimeoutError):
+            raise
+        except RedisError as error:
+            # Celery would stop the worker. The session is still ready; rescue queues it again.
+            logger.error("Cannot claim session %s, will try again: %s", session, error)
+            return None
+        return None if claim is None else self._message(claim)
+
+    def _message(self, claim: Claimed) -> Any:
+        """The Celery message of a claim; held from here on."""
+        head = claim.items[0]
+        try:
+            payload = loads(head.message.decode())
+            headers, properties = payload["headers"], payload["properties"]
+            headers[TOKEN_HEADER] = properties["delivery_tag"] = claim.token
+            properties["delivery_info"]["redelivered"] = claim.again or claim.attempts > 0
+            properties["session"] = {
+                "name": claim.session,
+                "token": claim.token,
+                "number": head.number,
+                "again": claim.again,
+                "attempts": claim.attempts,
+                "followers": [
+                    (item.number, item.id, item.message.decode())
+                    for item in _until_revoked(claim.items[1:])
+                ],
+            }
+            message = self.Message(payload, channel=self)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            logger.error("Message %s of session %s is malformed", head.id, claim.session)
+            self.sessions.commit(claim.session, claim.token, [head.id], reason="malformed")
+            self.sessions.complete(claim.session, claim.token, Outcome.ENDED)
+            return None
+        settles = headers.get(SETTLE_HEADER) != "commit"
+        self.keeper.add(claim, settles=settles)
+        if celery_state.acknowledges_early(headers.get("task", "")):
+            logger.error(
+                "Task %s was sent to a session queue without acks_late: Celery would acknowledge "
+                "it before it runs and order would be lost. Give it acks_late=True.",
+                headers.get("task"),
+            )
+            self.keeper.finish(claim.token, Outcome.FAILED)
+            return None
+        self.qos.append(message, claim.token)
+        return message
+
+    # -- queues as Kombu sees them -----------------------------------------------------------
+
+    def _size(self, queue: str) -> int:
+        session = self._names.session_of(queue)
+        if session is None:
+            return int(super()._size(queue))
+        progress = self.sessions.progress(session)
+        return progress.inflight + progress.waiting + progress.backlog
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        if self._names.session_of(queue) is None:
+            return bool(super()._has_queue(queue, **kwargs))
+        return self._size(queue) > 0
+
+    def _purge(self, queue: str) -> int:
+        """Purging a session drops what waits in it; purging the run queue drops no message."""
+        session = self._names.session_of(queue)
+        return int(super()._purge(queue)) if session is None else self.sessions.purge(session)
+
+
+def _until_revoked(items: tuple[Item, ...]) -> Iterator[Item]:
+    """A revoked follower must be a head, for Celery to announce and acknowledge it."""
+    for item in items:
+        if celery_state.is_revoked(item.id):
+            return
+        yield item
+
+
+def _prepare(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The text of a message as it is stored, and the options of its push."""
+    headers = dict(message["headers"])
+    properties = message["properties"]
+    token = headers.pop(TOKEN_HEADER, None) or ""
+    gateway, number, previous = (headers.pop(name, None) for name in SENDER_HEADERS)
+    alone = headers.pop(ALONE_HEADER, False)
+    size = int(headers.pop(SIZE_HEADER, None) or 1)
+    # An ETA would park the message, and with it the session, in a worker's memory.
+    delay = _delay(headers.get("eta"))
+    headers["eta"] = None
+    batchable = headers.get(SETTLE_HEADER) == "commit" and not (
+        alone or delay or headers.get("expires")
+    )
+    kind = _kind(
+        str(headers.get("task")), str(message["content-type"]), str(message["content-encoding"])
+    )
+    text = dumps({**message, "headers": headers})
+    return text, {
+        "id": str(headers.get("id") or properties["delivery_tag"]),
+        "size": size,
+        "kind": kind if batchable else "-",
+        "delay": delay,
+        "token": token,
+        "sender": str(gateway or "-"),
+        "sent": int(number or 0),
+        "previous": None if previous is None else int(previous),
+    }
+
+
+def _delay(eta: str | None) -> float:
+    """Seconds until an ETA by the publisher's clock, on which it was computed."""
+    if not eta:
+        return 0.0
+    when = datetime.fromisoformat(eta)
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+@lru_cache(maxsize=256)
+def _kind(task: str, content_type: str, content_encoding: str) -> str:
+    """What messages must share to share a batch, in eight characters."""
+    text = "\n".join((task, content_type, content_encoding))
+    return blake2s(text.encode(), digest_size=4).hexdigest()

@@ -1,0 +1,71 @@
+"""The worker's view of a batch: one Celery request, and the events of every turn in it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+from celery.worker.request import Request
+
+
+class BatchRequest(Request):  # type: ignore[misc]
+    """A request that may carry followers: messages written with it, each a task of its own.
+
+    The followers' events are sent beside the head's, so that Flower and every other monitor count
+    each of them. Arguments appear only as the ``argsrepr`` they were published with.
+    """
+
+    @cached_property
+    def followers(self) -> dict[str, dict[str, Any]]:
+        """Headers of the followers by task id; those that cannot be read are not started."""
+        info = (self._request_dict.get("properties") or {}).get("session") or {}
+        found: dict[str, dict[str, Any]] = {}
+        for _number, id, text in info.get("followers", ()):
+            try:
+                found[id] = json.loads(text)["headers"]
+            except (ValueError, TypeError, KeyError):
+                break
+        return found
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        super().send_event(type, **fields)
+        if not (self._eventer and self._eventer.enabled and self.task.send_events):
+            return
+        for id, headers in self.followers.items():
+            if type == "task-started":
+                self._send_received(id, headers)
+                self._eventer.send(type, uuid=id)
+            elif type == "task-succeeded":
+                self._send_ended(id, fields)
+            elif type in ("task-retried", "task-failed"):
+                # They are still queued, and start again with another batch.
+                self._eventer.send("task-retried", uuid=id, **fields)
+
+    def _send_received(self, id: str, headers: dict[str, Any]) -> None:
+        self._eventer.send(
+            "task-received",
+            uuid=id,
+            name=headers.get("task"),
+            args=headers.get("argsrepr"),
+            kwargs=headers.get("kwargsrepr"),
+            root_id=headers.get("root_id"),
+            parent_id=headers.get("parent_id"),
+            retries=headers.get("retries", 0),
+            eta=None,
+            expires=None,
+        )
+
+    def _send_ended(self, id: str, fields: dict[str, Any]) -> None:
+        # The pool hands over the result as its repr; a batch task names in it what it gave up.
+        if repr(id) in str(fields.get("result")):
+            self._eventer.send(
+                "task-failed", uuid=id, exception="a dead letter, see its reason", traceback=""
+            )
+        else:
+            self._eventer.send("task-succeeded", uuid=id, **fields)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """What ``inspect`` and Flower show of it: never the arguments themselves."""
+        described: dict[str, Any] = super().info(safe=True)
+        return described
