@@ -8,7 +8,7 @@ in :mod:`kombu.transport.redis`. Nothing here knows what the messages are for.
 
 Use::
 
-    app = Celery(broker="redis://", set_as_current=False)
+    app = Celery(broker="redis://", amqp=SessionAMQP)
     app.conf.broker_transport = transport_for("redis://")
     app.conf.task_queues = [Queue("celery"), run_queue()]
 
@@ -67,7 +67,7 @@ from hermes_tasks.transport.sessions import (
     SessionStore,
 )
 from hermes_tasks.transport.task import BatchTask, OrderedTask, session_queue
-from hermes_tasks.transport.transport import SentinelTransport, Transport, transport_for
+from hermes_tasks.transport.transport import SentinelTransport, SessionAMQP, Transport, transport_for
 
 
 def run_queue(prefix: str = DEFAULT_PREFIX) -> Queue:
@@ -83,6 +83,7 @@ __all__ = [
     "Progress",
     "PushAnswer",
     "SentinelTransport",
+    "SessionAMQP",
     "SessionLease",
     "SessionOptions",
     "SessionStore",

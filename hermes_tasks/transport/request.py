@@ -30,7 +30,7 @@ class BatchRequest(Request):  # type: ignore[misc]
 
     def send_event(self, type: str, **fields: Any) -> None:
         super().send_event(type, **fields)
-        if not (self._eventer and self._eventer.enabled and self.task.send_events):
+        if not self._sends_task_events:
             return
         for id, headers in self.followers.items():
             if type == "task-started":
@@ -41,6 +41,13 @@ class BatchRequest(Request):  # type: ignore[misc]
             elif type in ("task-retried", "task-failed"):
                 # They are still queued, and start again with another batch.
                 self._eventer.send("task-retried", uuid=id, **fields)
+
+    @property
+    def _sends_task_events(self) -> bool:
+        eventer = self._eventer
+        if not (eventer and eventer.enabled and self.task.send_events):
+            return False
+        return not eventer.groups or "task" in eventer.groups
 
     def _send_received(self, id: str, headers: dict[str, Any]) -> None:
         self._eventer.send(

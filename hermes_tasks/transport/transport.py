@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import kombu
+from celery.app.amqp import AMQP
 from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
 
 from hermes_tasks.transport.channel import SessionChannel
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
@@ -17,7 +20,7 @@ class _SessionTransport(kombu_redis.Transport):
         if queue not in self._callbacks and self._is_run_queue(queue):
             # Consuming was cancelled after the pop. Kombu would reject a message; this is none.
             for channel in self.channels[:1]:
-                channel.sessions.give_back(_entry(message))
+                channel.sessions.give_back(dumps(message))
             return
         super()._deliver(message, queue)
 
@@ -42,13 +45,29 @@ class SentinelTransport(_SessionTransport, kombu_redis.SentinelTransport):
     Channel = SentinelSessionChannel
 
 
+class TLSTransport(Transport):
+    """Redis over TLS, for ``rediss://`` URLs; a class of its own so that its URL keeps its scheme."""
+
+
+_SCHEMES = {"sentinel": "SentinelTransport", "rediss": "TLSTransport"}
+
+
 def transport_for(url: str) -> str:
     """The import path of the transport for a broker URL: Celery's ``broker_transport``."""
-    sentinel = url.startswith("sentinel://")
-    return f"{__name__}:{'SentinelTransport' if sentinel else 'Transport'}"
+    return f"{__name__}:{_SCHEMES.get(url.partition('://')[0], 'Transport')}"
 
 
-def _entry(message: Any) -> str:
-    from kombu.utils.json import dumps
+class SessionConnection(kombu.Connection):  # type: ignore[misc]
+    """A connection whose URL shows the scheme it was given, not the transport's import path."""
 
-    return str(dumps(message))
+    resolve_aliases = {
+        **kombu.Connection.resolve_aliases,
+        **{f"{__name__}:{name}": scheme for scheme, name in _SCHEMES.items()},
+        f"{__name__}:Transport": "redis",
+    }
+
+
+class SessionAMQP(AMQP):  # type: ignore[misc]
+    """Celery's side of it, for ``Celery(amqp=SessionAMQP)``: banners, logs and Flower read the URL."""
+
+    Connection = SessionConnection

@@ -1,0 +1,15 @@
+"""Celery's part of a deployment's settings. A file of this name, where the worker finds it, is used.
+
+Everything here is optional: the defaults stand in ``hermes_tasks/app.py``, each with its reason,
+and the environment (see ``hermes-tasks config``) has the last word.
+"""
+
+#: Keep states and results of turns for ``AsyncResult(turn_id)``. Off: each costs a write to Redis.
+# result_backend = "redis://127.0.0.1:6379/1"
+
+#: Slots of a worker: sessions it writes at the same time. The writing is waiting, so many fit.
+# worker_pool = "threads"
+# worker_concurrency = 32
+
+#: On SIGQUIT, or a second Ctrl-C: seconds to let running writes end.
+worker_soft_shutdown_timeout = 35.0
