@@ -124,9 +124,10 @@ class Settings(BaseSettings):
     flush_timeout: Annotated[float, Field(ge=0, le=86_400)] = Field(
         default=10.0, description="Seconds that flush waits when it is not told how long."
     )
-    outbox: Path = Field(
-        default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state") / "outbox.db",
-        description="SQLite file of the gateway's turns that Redis has not accepted yet.",
+    outbox_dir: Path = Field(
+        default_factory=lambda: _xdg("XDG_STATE_HOME", ".local/state") / "outbox",
+        description="Directory of the SQLite files in which gateways keep the turns that Redis has "
+        "not accepted yet.",
     )
     data_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share") / "broker",
@@ -185,7 +186,7 @@ class Settings(BaseSettings):
         _check_port(value)
         return value.rstrip("/")
 
-    @field_validator("outbox", "data_dir")
+    @field_validator("outbox_dir", "data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
