@@ -108,7 +108,8 @@ class SessionQoS(kombu_redis.QoS):
             found = None if tag in running else holding_of(tag)
             if found is not None and found[1].outcome is None:
                 found[0].release([tag])
-        super().restore_unacked(client)
+        if self._delivered:  # without one, Kombu would still open a connection, and may not have it
+            super().restore_unacked(client)
 
     def _outcome(self, tag: str, id: str, settles: bool) -> Outcome:
         if settles:

@@ -13,8 +13,31 @@ from hermes_tasks.transport.channel import SessionChannel
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
 
 
+#: Seconds between looks for a free slot where no event loop reports one.
+SLOT_CHECK = 0.02
+
+
+class SessionPoller(kombu_redis.MultiChannelPoller):
+    """Kombu's poller, that notices a freed slot under gevent, where workers have no event loop.
+
+    With every slot taken there is nothing to read, and Kombu's would sleep its whole timeout (two
+    seconds) although an acknowledgement has freed one meanwhile.
+    """
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        if any(
+            channel.active_queues and not channel.qos.can_consume() for channel in self._channels
+        ):
+            timeout = SLOT_CHECK if timeout is None else min(timeout, SLOT_CHECK)
+        return super().get(callback, timeout)
+
+
 class _SessionTransport(kombu_redis.Transport):
-    """What both transports add: an entry popped for nobody goes back."""
+    """What all transports add: an entry popped for nobody goes back."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = SessionPoller()
 
     def _deliver(self, message: Any, queue: str) -> None:
         if queue not in self._callbacks and self._is_run_queue(queue):
