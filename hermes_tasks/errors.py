@@ -4,6 +4,7 @@
 
     HermesTasksError
     ├── ConfigurationError          a setting is missing or wrong
+    │   └── MissingExtra            an optional part of the package is not installed
     ├── InvalidTurn                 the caller's turn cannot be remembered as it is
     ├── Closed                      the gateway was closed; it takes no more turns
     ├── StillSyncing                a flush ran out of time; nothing is lost, ask again
@@ -37,6 +38,10 @@ class ConfigurationError(HermesTasksError):
     """A setting is missing or cannot be used. The message names it and says what to set."""
 
 
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional part is not installed. The message says what to install."""
+
+
 class InvalidTurn(HermesTasksError):
     """A turn cannot be remembered as given. The message names the field, never its content."""
 
@@ -46,7 +51,29 @@ class Closed(HermesTasksError):
 
 
 class StillSyncing(HermesTasksError):
-    """Turns were not all written in the time given to ``flush``. Retryable; nothing is lost."""
+    """Turns were not all written in the time given to ``flush``. Retryable; nothing is lost.
+
+    Attributes:
+        waiting: how many turns of the session wait.
+        seconds: how long was waited for them.
+        reason: why they are not written yet.
+        retry_after: seconds after which to ask again, where that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        waiting: int = 0,
+        seconds: float = 0.0,
+        reason: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.waiting = waiting
+        self.seconds = seconds
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class SourceError(HermesTasksError):

@@ -1,0 +1,297 @@
+"""The stand-in's HTTP side: routes, faults, and what tests may ask about."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from hermes_tasks.testing.honcho.faults import Fault, Faults
+from hermes_tasks.testing.honcho.store import Rejected, Session, Store, unprocessable
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol as Protocol
+else:
+    Protocol = AutoHTTPProtocol
+
+Work = Callable[[Request, Any], Any]
+"""Does what a call is for; returns what is answered as JSON, or raises :class:`Rejected`."""
+
+API = "/v3/workspaces"
+RESET = struct.pack("ii", 1, 0)
+"""``SO_LINGER`` of zero seconds: closing the socket resets the connection."""
+
+
+class Connection(Protocol):
+    """A connection that is counted, and that a request can get at in order to break it."""
+
+    made = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        Connection.made += 1
+        self.app_state = {**self.app_state, "transport": transport}
+        super().connection_made(transport)
+
+
+class StandIn:
+    """The service: one store, and one list of faults, for all connections."""
+
+    def __init__(self, api_key: str | None = None) -> None:
+        self.store = Store()
+        self.faults = Faults()
+        self.faults.api_key = api_key
+        self._calls: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
+        self._in_flight = self._most_in_flight = self._overlaps = 0
+
+    def app(self) -> Starlette:
+        """The ASGI application, for a uvicorn whose ``http`` is :class:`Connection`."""
+        one, messages = API + "/{workspace}", API + "/{workspace}/sessions/{session}/messages"
+        session = API + "/{workspace}/sessions/{session}"
+        return Starlette(
+            routes=[
+                self._route(API, "workspaces", self._workspace),
+                self._route(one + "/peers", "peers", self._peer),
+                self._route(one + "/sessions", "sessions", self._session),
+                self._route(session, "sessions", self._delete_session, "DELETE", 202),
+                self._route(session + "/peers", "sessions", self._join),
+                self._route(session + "/peers", "sessions", self._session_peers, "GET"),
+                self._route(messages, "messages", self._add_messages, "POST", 201),
+                self._route(messages + "/list", "list", self._list_messages),
+                self._route(one + "/conclusions", "conclusions", self._conclude, "POST", 201),
+                self._route(one + "/conclusions/list", "conclusions", self._list_conclusions),
+                Route("/health", self._health),
+                Route("/_log", self._log),
+                Route("/_stats", self._stats),
+                Route("/_control", self._control, methods=["POST"]),
+                Route("/_clear", self._clear, methods=["POST"]),
+            ]
+        )
+
+    # -- what the service does -----------------------------------------------------------------
+
+    def _workspace(self, request: Request, body: Any) -> Any:
+        return self.store.workspace(body).to_json()
+
+    def _peer(self, request: Request, body: Any) -> Any:
+        return self.store.peer(request.path_params["workspace"], body)
+
+    def _session(self, request: Request, body: Any) -> Any:
+        return self.store.session(request.path_params["workspace"], body).to_json()
+
+    def _found(self, request: Request) -> Session:
+        return self.store.find(**request.path_params)
+
+    def _delete_session(self, request: Request, body: Any) -> Any:
+        self.store.delete(**request.path_params)
+        return {"message": "Session deletion accepted"}
+
+    def _join(self, request: Request, body: Any) -> Any:
+        session = self._found(request)
+        self.store.join(session, body)
+        return session.to_json()
+
+    def _session_peers(self, request: Request, body: Any) -> Any:
+        session = self._found(request)
+        peers = self.store.workspaces[session.workspace].peers
+        members = [{**peers[peer], "configuration": session.peers[peer]} for peer in session.peers]
+        return _page(request, members)
+
+    def _add_messages(self, request: Request, body: Any) -> Any:
+        return self.store.add_messages(**request.path_params, body=body)
+
+    def _list_messages(self, request: Request, body: Any) -> Any:
+        reverse = request.query_params.get("reverse") == "true"
+        filters = (body or {}).get("filters")
+        found = self.store.list_messages(**request.path_params, filters=filters, reverse=reverse)
+        return _page(request, found)
+
+    def _conclude(self, request: Request, body: Any) -> Any:
+        return self.store.add_conclusions(request.path_params["workspace"], body)
+
+    def _list_conclusions(self, request: Request, body: Any) -> Any:
+        filters = (body or {}).get("filters")
+        workspace = request.path_params["workspace"]
+        return _page(request, self.store.list_conclusions(workspace, filters))
+
+    # -- what may happen to a call -------------------------------------------------------------
+
+    def _route(
+        self, path: str, name: str, work: Work, method: str = "POST", status: int = 200
+    ) -> Route:
+        async def endpoint(request: Request) -> Response:
+            raw = await request.body()
+            session = request.url.path if name == "messages" else None
+            self._begin(name, session)
+            try:
+                response = await self._call(request, name, raw, lambda: _work(request, raw))
+            finally:
+                self._end(session)
+            self._statuses[str(response.status_code)] += 1
+            return response
+
+        def _work(request: Request, raw: bytes) -> Response:
+            try:
+                body = json.loads(raw) if raw else None
+                return _json(work(request, body), status)
+            except ValueError:
+                return _failed(request, Rejected(422, "The body is not JSON"))
+            except Rejected as rejected:
+                return _failed(request, rejected)
+
+        return Route(path, endpoint, methods=[method])
+
+    async def _call(
+        self, request: Request, name: str, raw: bytes, work: Callable[[], Response]
+    ) -> Response:
+        latency = self.faults.latency()
+        if latency:
+            await asyncio.sleep(latency)
+        key = self.faults.api_key
+        if key is not None and request.headers.get("authorization") != f"Bearer {key}":
+            return _failed(request, Rejected(401, "Invalid API key"))
+        fault = self.faults.next(name)
+        if fault is None:
+            return work()
+        return await _suffer(fault, request, raw, work)
+
+    def _begin(self, name: str, session: str | None) -> None:
+        self._calls[name] += 1
+        self._in_flight += 1
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        if session is not None:
+            self._overlaps += self._open[session] > 0
+            self._open[session] += 1
+
+    def _end(self, session: str | None) -> None:
+        self._in_flight -= 1
+        if session is not None:
+            self._open[session] -= 1
+            if not self._open[session]:
+                del self._open[session]
+
+    # -- what tests may ask --------------------------------------------------------------------
+
+    async def _health(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def _log(self, request: Request) -> Response:
+        wanted = request.query_params
+        return _json(
+            [
+                entry
+                for entry in self.store.log
+                if all(str(entry.get(column)) == value for column, value in wanted.items())
+            ]
+        )
+
+    async def _stats(self, request: Request) -> Response:
+        return _json(
+            {
+                "calls": dict(self._calls),
+                "statuses": dict(self._statuses),
+                "connections": Connection.made,
+                "messages": len(self.store.log),
+                "in_flight": self._in_flight,
+                "most_in_flight": self._most_in_flight,
+                "overlaps": self._overlaps,
+            }
+        )
+
+    async def _control(self, request: Request) -> Response:
+        try:
+            self.faults.tell(await request.json())
+        except (ValueError, TypeError, KeyError) as error:
+            return _json({"detail": str(error)}, 400)
+        return _json({})
+
+    async def _clear(self, request: Request) -> Response:
+        self.store = Store()
+        self._calls.clear()
+        self._statuses.clear()
+        self._most_in_flight = self._overlaps = 0
+        return _json({})
+
+
+async def _suffer(
+    fault: Fault, request: Request, raw: bytes, work: Callable[[], Response]
+) -> Response:
+    """A call that meets a fault."""
+    if fault.mode == "stall":
+        response = work() if fault.after else None
+        await asyncio.sleep(fault.value)
+        return response or work()
+    if fault.mode == "drip":
+        return _dripped(work(), fault.value)
+    if fault.after:
+        work()
+    if fault.mode == "cut":
+        transport = request.scope["state"]["transport"]
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        transport.abort()
+        return Response(status_code=204)  # to nobody
+    status = int(fault.value)
+    rejected = Rejected(status, f"told to fail with {status}")
+    if status == 422:
+        rejected = unprocessable(["messages"], "told to fail", json.loads(raw or b"null"))
+    response = _failed(request, rejected)
+    if fault.retry_after is not None:
+        response.headers["Retry-After"] = fault.retry_after
+    return response
+
+
+def _failed(request: Request, rejected: Rejected) -> Response:
+    response = _json({"detail": rejected.detail}, rejected.status)
+    if rejected.status == 500:
+        # As uvicorn does for an application that broke: unannounced, after the answer.
+        response.background = BackgroundTask(_close, request.scope["state"]["transport"])
+    return response
+
+
+async def _close(transport: asyncio.Transport) -> None:
+    transport.close()
+
+
+def _dripped(response: Response, interval: float) -> Response:
+    body = bytes(response.body)
+
+    async def drops() -> AsyncIterator[bytes]:
+        for index in range(len(body)):
+            yield body[index : index + 1]
+            await asyncio.sleep(interval)
+
+    return StreamingResponse(
+        drops(),
+        response.status_code,
+        media_type="application/json",
+        headers={"Content-Length": str(len(body))},
+    )
+
+
+def _page(request: Request, rows: list[Any]) -> dict[str, Any]:
+    page = max(1, int(request.query_params.get("page", 1)))
+    size = min(100, max(1, int(request.query_params.get("size", 50))))
+    return {
+        "items": rows[(page - 1) * size : page * size],
+        "total": len(rows),
+        "page": page,
+        "size": size,
+        "pages": math.ceil(len(rows) / size),
+    }
+
+
+def _json(data: Any, status: int = 200) -> Response:
+    return Response(json.dumps(data), status, media_type="application/json")
