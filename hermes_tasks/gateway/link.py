@@ -1,0 +1,111 @@
+"""A gateway's connection to Redis: one that answers soon or fails, and says why."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError, ResponseError
+
+from hermes_tasks.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+CONNECT_SECONDS = 2.0
+"""How long a connection to Redis may take to be made."""
+
+ANSWER_SECONDS = 5.0
+"""How long Redis may take to answer: Kombu's default is for ever."""
+
+FAILURES = (RedisError, OperationalError, OSError)
+"""What Redis, Kombu and the network raise when Redis does not do what is asked."""
+
+_SHORTEST_WAIT = 0.05
+
+
+class Link:
+    """A Kombu connection with tight time-outs, made when it is needed.
+
+    Args:
+        app: the Celery application whose broker it is.
+        safe_url: the broker's URL without password, for messages.
+        connect: seconds that a connection may take to be made.
+        answer: seconds that an answer may take.
+
+    Attributes:
+        deadline: monotonic time after which nothing should be waited for any more.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        safe_url: str,
+        *,
+        connect: float = CONNECT_SECONDS,
+        answer: float = ANSWER_SECONDS,
+    ) -> None:
+        self.deadline: float | None = None
+        self._connect_seconds = connect
+        self._answer_seconds = answer
+        self._app = app
+        self._safe_url = safe_url
+        self._connection: Any = None
+        self._channel: Any = None
+
+    def channel(self) -> Any:
+        """A channel on which Redis has answered once.
+
+        Raises:
+            BrokerUnavailable: there is none to be had now.
+        """
+        if self._channel is not None:
+            return self._channel
+        if self._connection is None:
+            self._connection = self._app.connection_for_write()
+        self._connection.transport_options.update(
+            # Kombu would wait and try again by itself; who asks here has better waits.
+            max_retries=0,
+            socket_connect_timeout=self._at_most(self._connect_seconds),
+            socket_timeout=self._at_most(self._answer_seconds),
+        )
+        try:
+            self._connection.ensure_connection(max_retries=0)
+            self._channel = self._connection.default_channel
+        except FAILURES as error:
+            self._connection.maybe_switch_next()
+            raise self.broken(error) from error
+        return self._channel
+
+    def broken(self, error: Exception) -> BrokerUnavailable:
+        """Drop the connection; what to raise for the error it ended with."""
+        self.close()
+        cause = error.__cause__ if isinstance(error, OperationalError) else None
+        cause = cause or error
+        # What Redis says of a command may quote it.
+        reason = error_code(cause) if isinstance(cause, ResponseError) else str(cause)
+        return BrokerUnavailable(f"Redis at {self._safe_url} does not take turns: {reason}")
+
+    def close(self) -> None:
+        """Drop the connection; the next use makes another."""
+        self._channel = None
+        if self._connection is not None:
+            self._connection.release()
+
+    def abort(self) -> None:
+        """Let a call that waits in another thread fail now."""
+        channel = self._channel
+        if channel is not None:
+            channel.pool.disconnect()
+
+    def _at_most(self, seconds: float) -> float:
+        if self.deadline is None:
+            return seconds
+        return min(seconds, max(_SHORTEST_WAIT, self.deadline - time.monotonic()))
+
+
+def error_code(error: BaseException) -> str:
+    """What kind of error it is, without its text."""
+    word = str(error).partition(" ")[0]
+    return word if word.isupper() else type(error).__name__

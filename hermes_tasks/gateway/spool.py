@@ -1,0 +1,415 @@
+"""The outboxes of one gateway, in the order in which their rows are published.
+
+A gateway appends to an outbox of its own, ``outbox-<generation>-<incarnation>.db``. Beside it lies
+a lock file, locked by the process as long as it lives, so a later process can tell a dead one's
+outbox and *adopts* it: its rows go first, under the incarnation and the numbers they have. The
+generation counts the outboxes of a directory, so that several dead ones are taken in the order they
+were made; no clock is asked.
+
+When the file cannot be written, turns go on into an outbox in memory, with one warning, and after a
+while a new file is tried. The order of turns is kept across all of them: rows of an outbox are
+published when those before it are empty.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes_tasks.errors import Closed, OutboxError
+from hermes_tasks.gateway.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+RETRY_FILE_SECONDS = 30.0
+"""How long turns are kept in memory after a write to the file failed, until a file is tried."""
+
+ADOPT_AT_ONCE = 32
+"""Dead processes' outboxes held open at a time: each takes six file descriptors."""
+
+_FILE = re.compile(r"outbox-(\d+)-([0-9a-f]{16})\.db")
+
+# SQLite files must not be closed by a forked child: it would act on its parent's locks.
+_inherited: list[Outbox] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The newest row of a session in one outbox, when somebody asked."""
+
+    outbox: Outbox
+    session_key: str
+    number: int
+
+    @property
+    def waiting(self) -> int:
+        """How many rows of the session up to this one are still to be sent."""
+        return self.outbox.count_up_to(self.session_key, self.number)
+
+
+class Spool:
+    """The turns of one gateway that Redis has not accepted yet.
+
+    Args:
+        directory: where the files are; created with mode 0700.
+        destination: the Redis that the turns are meant for, without password. Files that were meant
+            for another are left alone.
+        limit: rows kept in an outbox; beyond it the oldest is dropped and counted.
+        full_sync: wait for the disk at every append.
+
+    Attributes:
+        changed: notified when rows were sent, and when the spool closes.
+    """
+
+    def __init__(
+        self, directory: Path, destination: str, *, limit: int = 100_000, full_sync: bool = False
+    ) -> None:
+        self.directory = directory
+        self.destination = destination
+        self._limit = limit
+        self._full_sync = full_sync
+        self._warned: set[str] = set()
+        self._start()
+        self.adopt()
+        self._open_own()
+
+    def _start(self) -> None:
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
+        self._outboxes: list[Outbox] = []
+        self._locks: dict[Outbox, int] = {}
+        self._own: Outbox | None = None
+        self._failed_at = 0.0
+        self._more_to_adopt = False
+        self._counted_drops = 0
+        self._counted_refusals = 0
+        self._closed = False
+
+    def append(self, session_key: str, turn_id: str, body: str) -> None:
+        """Keep a turn until Redis accepts it. Waits for no network and, but for the first turn
+        after a fork, for no disk.
+
+        Raises:
+            Closed: the spool was closed, or is closing.
+        """
+        with self._lock:
+            if self._closed:
+                raise Closed("this gateway is closed: turns given to it now would not be sent")
+            own = self._own
+            if own is None or (own.path is None and self._file_is_worth_a_try()):
+                own = self._open_own()
+            try:
+                own.append(session_key, turn_id, body)
+            except OutboxError as error:
+                self._fall_back(error).append(session_key, turn_id, body)
+
+    def head(self) -> Outbox | None:
+        """The outbox whose rows are published next: the first that is not empty."""
+        while True:
+            with self._lock:
+                empty = [
+                    outbox
+                    for outbox in self._outboxes
+                    if outbox is not self._own and not outbox.pending
+                ]
+                for outbox in empty:
+                    self._outboxes.remove(outbox)
+                first = next((outbox for outbox in self._outboxes if outbox.pending), None)
+                settled = not self._more_to_adopt or (first is not None and first.adopted)
+            # Not under the lock, which appends need: closing a file waits for the disk.
+            for outbox in empty:
+                self._dispose(outbox)
+            if settled:
+                return first
+            self.adopt()
+
+    def adopt(self) -> None:
+        """Take over what dead processes left, oldest first, before this process's own rows."""
+        with self._lock:
+            held = {outbox.path for outbox in self._outboxes}
+            self._more_to_adopt = False
+            if self._closed:
+                return
+        adopted: list[Outbox] = []
+        for path in self._files():
+            if path in held or path.name in self._warned:
+                continue
+            if len(adopted) == ADOPT_AT_ONCE:
+                self._more_to_adopt = True
+                break
+            outbox = self._adopt(path)
+            if outbox is not None:
+                adopted.append(outbox)
+        with self._lock:
+            still_adopted = sum(outbox.adopted for outbox in self._outboxes)
+            self._outboxes[still_adopted:still_adopted] = adopted
+
+    def abandon(self, outbox: Outbox, error: OutboxError) -> None:
+        """Go on without an outbox that can no longer be read. Its file is kept."""
+        with self._lock:
+            if outbox in self._outboxes:
+                self._outboxes.remove(outbox)
+            if outbox is self._own:
+                self._own = None
+        outbox.close()
+        kept = None if outbox.path is None else _set_aside(outbox.path, "corrupt")
+        logger.warning("%s; it is kept as %s", error, kept)
+        self._unlock(outbox)
+
+    def sent(self) -> None:
+        """Wake whoever waits for rows to be sent."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def marks(self, session_key: str) -> list[Mark]:
+        """The newest row of the session in each outbox that has one."""
+        with self._lock:
+            newest = [(outbox, outbox.latest(session_key)) for outbox in self._outboxes]
+            return [
+                Mark(outbox, session_key, number) for outbox, number in newest if number is not None
+            ]
+
+    @property
+    def pending(self) -> int:
+        """Turns that Redis has not accepted yet."""
+        with self._lock:
+            return sum(outbox.pending for outbox in self._outboxes)
+
+    @property
+    def dropped(self) -> int:
+        """Turns dropped because there were too many."""
+        with self._lock:
+            return self._counted_drops + sum(outbox.dropped for outbox in self._outboxes)
+
+    @property
+    def refused(self) -> int:
+        """Turns kept aside because they can never be sent."""
+        with self._lock:
+            return self._counted_refusals + sum(outbox.refused for outbox in self._outboxes)
+
+    @property
+    def in_memory(self) -> int:
+        """Turns that would be lost with this process."""
+        with self._lock:
+            return sum(outbox.pending for outbox in self._outboxes if outbox.path is None)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the outbox appended to should have its write-ahead log moved."""
+        own = self._own
+        return own is not None and own.checkpoint_due
+
+    def checkpoint(self, *, truncate: bool = False) -> None:
+        """Move write-ahead logs into their databases, and empty them if told to."""
+        for outbox in list(self._outboxes):
+            if truncate:
+                outbox.truncate()
+            elif outbox.checkpoint_due:
+                outbox.checkpoint()
+
+    def stop_appends(self) -> None:
+        """Take no more turns."""
+        with self.changed:
+            self._closed = True
+
+    def close(self) -> None:
+        """Close every outbox. Files that still hold turns stay for a later process. Idempotent."""
+        with self.changed:
+            self._closed = True
+            outboxes, self._outboxes, self._own = self._outboxes, [], None
+            self.changed.notify_all()
+        for outbox in outboxes:
+            self._dispose(outbox)
+
+    def before_fork(self) -> None:
+        """Let nothing be half done in what the child inherits."""
+        self._lock.acquire()
+        for outbox in self._outboxes:
+            outbox.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        for outbox in self._outboxes:
+            outbox.after_fork_in_parent()
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's outboxes to it; open one of our own when a turn comes."""
+        closed = self._closed
+        for lock in self._locks.values():
+            # Closing the descriptor does not unlock: the parent still has it open.
+            os.close(lock)
+        _inherited.extend(self._outboxes)
+        self._start()
+        self._closed = closed
+
+    def _open_own(self) -> Outbox:
+        """A new file to append to, or memory if there can be none."""
+        try:
+            outbox = self._create()
+        except OutboxError as error:
+            return self._fall_back(error)
+        except OSError as error:
+            return self._fall_back(
+                OutboxError(
+                    f"cannot use the outbox directory {self.directory}: {error.strerror or error}; "
+                    "make it writable, or set HERMES_TASKS_OUTBOX_DIR to another one"
+                )
+            )
+        self._failed_at = 0.0
+        return self._append_to(outbox)
+
+    def _create(self) -> Outbox:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Above every generation here: what this process will write is newer than all of it.
+        generations = [int(match[1]) for match in self._names()]
+        generation = max(generations, default=0) + 1
+        incarnation = secrets.token_hex(8)
+        path = self.directory / f"outbox-{generation:08d}-{incarnation}.db"
+        lock = _lock(path)
+        if lock is None:
+            raise OutboxError(f"cannot lock the outbox {path}: another process holds it")
+        try:
+            outbox = Outbox(
+                path,
+                incarnation,
+                self.destination,
+                limit=self._limit,
+                full_sync=self._full_sync,
+            )
+        except OutboxError:
+            _delete(path)
+            os.close(lock)
+            raise
+        self._locks[outbox] = lock
+        return outbox
+
+    def _append_to(self, outbox: Outbox) -> Outbox:
+        self._outboxes.append(outbox)
+        self._own = outbox
+        return outbox
+
+    def _fall_back(self, error: OutboxError) -> Outbox:
+        """Memory instead of the file, said once."""
+        if "memory" not in self._warned:
+            self._warned.add("memory")
+            logger.warning("%s; turns are kept in memory until they are sent", error)
+        self._failed_at = time.monotonic()
+        own = self._own
+        if own is not None and own.path is None:
+            return own
+        memory = Outbox(None, secrets.token_hex(8), self.destination, limit=self._limit)
+        return self._append_to(memory)
+
+    def _file_is_worth_a_try(self) -> bool:
+        return time.monotonic() >= self._failed_at + RETRY_FILE_SECONDS
+
+    def _names(self) -> Iterator[re.Match[str]]:
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                if match := _FILE.fullmatch(entry.name):
+                    yield match
+
+    def _files(self) -> list[Path]:
+        try:
+            found = sorted(self._names(), key=lambda match: (int(match[1]), match[2]))
+        except OSError:
+            return []
+        return [self.directory / match[0] for match in found]
+
+    def _adopt(self, path: Path) -> Outbox | None:
+        """The outbox of a dead process, if it is one and holds turns for our Redis."""
+        try:
+            lock = _lock(path)
+        except OSError:
+            return None
+        if lock is None:
+            return None
+        incarnation = path.stem.rpartition("-")[2]
+        try:
+            outbox = Outbox(path, incarnation, self.destination, adopted=True, limit=self._limit)
+        except OutboxError as error:
+            kept = _set_aside(path, "corrupt")
+            os.close(lock)
+            logger.warning("%s; it is kept as %s", error, kept)
+            return None
+        if outbox.destination != self.destination:
+            self._warned.add(path.name)
+            logger.warning(
+                "the outbox %s holds %d turns for %s: it is left to a gateway of that broker",
+                path,
+                outbox.pending,
+                outbox.destination,
+            )
+            outbox.close()
+            os.close(lock)
+            return None
+        self._locks[outbox] = lock
+        if not outbox.pending:
+            self._dispose(outbox)
+            return None
+        logger.info("sending %d turns that an earlier process left", outbox.pending)
+        return outbox
+
+    def _dispose(self, outbox: Outbox) -> None:
+        """Close an outbox, and delete its file when nothing is left in it."""
+        with self._lock:
+            self._counted_drops += outbox.dropped
+            self._counted_refusals += outbox.refused
+        outbox.close()
+        if outbox.path is not None and not outbox.pending:
+            if outbox.refused:
+                kept = _set_aside(outbox.path, "refused")
+                logger.warning("%d turns could not be sent: see %s", outbox.refused, kept)
+            else:
+                _delete(outbox.path)
+        self._unlock(outbox)
+
+    def _unlock(self, outbox: Outbox) -> None:
+        # Last, so that nobody adopts a file that is being deleted.
+        lock = self._locks.pop(outbox, None)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock an outbox for this process; ``None`` when another one holds it.
+
+    Not the database itself: closing a second descriptor of it would drop SQLite's own locks.
+    """
+    lock_path = path.with_suffix(".lock")
+    descriptor = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it may have deleted both files since we opened this one.
+        if os.fstat(descriptor).st_ino == lock_path.stat().st_ino:
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _delete(path: Path) -> None:
+    for suffix in (".db-wal", ".db-shm", ".db", ".lock"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _set_aside(path: Path, why: str) -> Path:
+    """Rename an outbox so that no process adopts it; nothing is deleted."""
+    kept = path.with_name(f"{why}-{path.name}")
+    for suffix in (".db-wal", ".db"):
+        source = path.with_suffix(suffix)
+        if source.exists():
+            source.rename(kept.with_suffix(suffix))
+    path.with_suffix(".db-shm").unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
+    return kept
