@@ -1,4 +1,4 @@
-"""Celery's part of a deployment's settings. A file of this name, where the worker finds it, is used.
+"""Celery's part of a deployment's settings: a file of this name, where the worker finds it.
 
 Everything here is optional: the defaults stand in ``hermes_tasks/app.py``, each with its reason,
 and the environment (see ``hermes-tasks config``) has the last word.
@@ -12,4 +12,6 @@ and the environment (see ``hermes-tasks config``) has the last word.
 # worker_concurrency = 32
 
 #: On SIGQUIT, or a second Ctrl-C: seconds to let running writes end.
+from __future__ import annotations
+
 worker_soft_shutdown_timeout = 35.0

@@ -1,8 +1,8 @@
 """The Celery app: our defaults, then ``celeryconfig``, then the environment.
 
-``celery -A hermes_tasks worker`` finds ``app`` here, made when it is asked for, and needs no flags. A
-gateway makes its own with :func:`make_app`, so that it neither reads a ``celeryconfig`` meant for
-workers nor becomes the process's current app.
+``celery -A hermes_tasks worker`` finds ``app`` here, made when it is asked for, and needs no
+flags. A gateway makes its own with :func:`make_app`, so that it neither reads a ``celeryconfig``
+meant for workers nor becomes the process's current app.
 """
 
 from __future__ import annotations

@@ -39,9 +39,7 @@ class TurnTask(BatchTask):
         return super().apply_async(args, kwargs, *more, **options)
 
 
-@shared_task(
-    base=TurnTask, bind=True, name=TASK, max_retries=None, time_limit=HARD_TIME_LIMIT
-)
+@shared_task(base=TurnTask, bind=True, name=TASK, max_retries=None, time_limit=HARD_TIME_LIMIT)
 def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
     """Write a turn, and those that were batched behind it, to Honcho.
 
@@ -69,7 +67,7 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
 def _wait(error: HonchoError, retries: int) -> float:
     """Seconds until the next attempt."""
     longest = min(RETRY_FIRST * 2.0 ** min(retries, 16), RETRY_LONGEST)
-    wait = longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+    wait = longest * random.uniform(0.5, 1.0)
     if isinstance(error, RateLimited) and error.retry_after is not None:
         return max(wait, error.retry_after)
     return wait

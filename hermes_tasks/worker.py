@@ -28,7 +28,7 @@ def complain(error: HermesTasksError) -> int:
     return EXIT_USAGE
 
 
-class CheckSettings(bootsteps.Step):  # type: ignore[misc]
+class CheckSettings(bootsteps.Step):
     """A worker that cannot write says so when it starts, not at its first turn."""
 
     def __init__(self, parent: Any, **options: Any) -> None:
@@ -51,7 +51,7 @@ class CheckSettings(bootsteps.Step):  # type: ignore[misc]
             raise SystemExit(complain(missing)) from None
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]
+class Consumer(CeleryConsumer):
     """Celery's consumer, without message bodies in its log."""
 
     def on_unknown_message(self, body: Any, message: Any) -> None:

@@ -67,7 +67,12 @@ from hermes_tasks.transport.sessions import (
     SessionStore,
 )
 from hermes_tasks.transport.task import BatchTask, OrderedTask, session_queue
-from hermes_tasks.transport.transport import SentinelTransport, SessionAMQP, Transport, transport_for
+from hermes_tasks.transport.transport import (
+    SentinelTransport,
+    SessionAMQP,
+    Transport,
+    transport_for,
+)
 
 
 def run_queue(prefix: str = DEFAULT_PREFIX) -> Queue:

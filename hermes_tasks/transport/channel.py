@@ -40,10 +40,10 @@ from hermes_tasks.transport.sessions import (
 logger = logging.getLogger(__name__)
 
 #: What the delivery tag of a session message begins with; the tag is the fencing token.
-TOKEN_PREFIX = "session:"  # noqa: S105
+TOKEN_PREFIX = "session:"
 
 #: Headers that steer the transport and are not part of the message.
-TOKEN_HEADER = "session_token"  # noqa: S105
+TOKEN_HEADER = "session_token"
 SIZE_HEADER = "session_size"
 SETTLE_HEADER = "session_settle"
 ALONE_HEADER = "session_alone"
@@ -176,7 +176,8 @@ class SessionChannel(kombu_redis.Channel):
         if answer.dropped:
             logger.warning(
                 "Session %s is full: gave up its %d oldest waiting messages",
-                session, len(answer.dropped),
+                session,
+                len(answer.dropped),
             )
         answers = _answers.get()
         if answers is not None:
@@ -185,7 +186,11 @@ class SessionChannel(kombu_redis.Channel):
     # -- consuming ---------------------------------------------------------------------------
 
     def basic_consume(
-        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str,
+        self,
+        queue: str,
+        no_ack: bool,
+        callback: Callable[[Any], Any],
+        consumer_tag: str,
         **kwargs: Any,
     ) -> Any:
         result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
@@ -349,5 +354,5 @@ def _delay(eta: str | None) -> float:
 @lru_cache(maxsize=256)
 def _kind(task: str, content_type: str, content_encoding: str) -> str:
     """What messages must share to share a batch, in eight characters."""
-    text = "\n".join((task, content_type, content_encoding))
+    text = f"{task}\n{content_type}\n{content_encoding}"
     return blake2s(text.encode(), digest_size=4).hexdigest()

@@ -95,7 +95,8 @@ class Keeper:
         except (RedisConnectionError, RedisTimeoutError) as error:
             logger.warning(
                 "Cannot tell Redis how session %s ended, will try again: %s",
-                holding.claim.session, error,
+                holding.claim.session,
+                error,
             )
 
     def release(self, tokens: Iterable[str]) -> None:
@@ -161,7 +162,9 @@ class Keeper:
         if state == "dead":
             logger.error(
                 "Message %s of session %s is a dead letter after %d attempts",
-                holding.id, claim.session, self.store.options.max_attempts,
+                holding.id,
+                claim.session,
+                self.store.options.max_attempts,
             )
 
     def _discard(self, holding: Holding) -> None:

@@ -40,8 +40,8 @@ class BatchMessage:
 class SessionLease:
     """The right to write for one session, for as long as Redis and the clock agree.
 
-    Get it in a task with :meth:`of`; every method may raise :class:`~hermes_tasks.errors.LeaseLost`,
-    after which the task must not send anything and should end.
+    Get it in a task with :meth:`of`. Every method may raise
+    :class:`~hermes_tasks.errors.LeaseLost`: the task must then send nothing more, and end.
 
     Attributes:
         session: the session's name.
@@ -113,9 +113,7 @@ class SessionLease:
 
     def bury(self, id: str, reason: str, detail: str = "") -> None:
         """This message is given up, as a dead letter. ``reason`` is one word, ``detail`` a line."""
-        settled = self._store.commit(
-            self.session, self._token, [id], reason=reason, detail=detail
-        )
+        settled = self._store.commit(self.session, self._token, [id], reason=reason, detail=detail)
         if not settled:
             raise self._lost()
 

@@ -9,7 +9,7 @@ from typing import Any
 from celery.worker.request import Request
 
 
-class BatchRequest(Request):  # type: ignore[misc]
+class BatchRequest(Request):
     """A request that may carry followers: messages written with it, each a task of its own.
 
     The followers' events are sent beside the head's, so that Flower and every other monitor count

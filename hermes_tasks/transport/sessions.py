@@ -148,7 +148,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Help:
-    """What a sweep found: sessions with a lapsed lease, due sleepers, and how many were requeued."""
+    """What a sweep found: lapsed leases, due sleepers, and how many sessions were requeued."""
 
     lapsed: tuple[str, ...] = ()
     due: tuple[str, ...] = ()
@@ -178,11 +178,24 @@ class SessionStore:
         previous: int | None = None,
     ) -> PushAnswer:
         """Append a message, or replace the head by its retry when ``token`` is given."""
-        answer = self._run("push", session, *self.push_arguments(
-            message, id=id, size=size, kind=kind, delay=delay, token=token,
-            sender=sender, sent=sent, previous=previous,
-        ))
-        return PushAnswer(answer[0].decode(), answer[1], tuple(unquote(id.decode()) for id in answer[2:]))
+        answer = self._run(
+            "push",
+            session,
+            *self.push_arguments(
+                message,
+                id=id,
+                size=size,
+                kind=kind,
+                delay=delay,
+                token=token,
+                sender=sender,
+                sent=sent,
+                previous=previous,
+            ),
+        )
+        return PushAnswer(
+            answer[0].decode(), answer[1], tuple(unquote(id.decode()) for id in answer[2:])
+        )
 
     def push_arguments(
         self,
@@ -216,8 +229,14 @@ class SessionStore:
         """Lease the session of a popped run-queue entry; ``None`` for an entry no longer true."""
         options = self.options
         answer = self._run(
-            "claim", session, number, token, options.lease_ms, worker,
-            options.batch_messages, options.batch_size,
+            "claim",
+            session,
+            number,
+            token,
+            options.lease_ms,
+            worker,
+            options.batch_messages,
+            options.batch_size,
         )
         if not answer:
             return None
@@ -243,9 +262,14 @@ class SessionStore:
         """End a claim. The answer is the session's next state, or ``lost`` or ``dead``."""
         options = self.options
         answer: bytes = self._run(
-            "complete", session, token, outcome.value, quote_id(id),
-            int(options.retry_first * 1000), int(options.retry_longest * 1000),
-            random.random(),  # noqa: S311 - jitter
+            "complete",
+            session,
+            token,
+            outcome.value,
+            quote_id(id),
+            int(options.retry_first * 1000),
+            int(options.retry_longest * 1000),
+            random.random(),
             options.max_attempts,
         )
         return answer.decode()

@@ -27,7 +27,7 @@ def _undeclared(name: str) -> Queue:
     return Queue(name, Exchange(""), routing_key=name, no_declare=True, durable=False)
 
 
-class OrderedTask(Task):  # type: ignore[misc]
+class OrderedTask(Task):
     """Base of tasks that run in the order of their session.
 
     Acknowledged late, and retried in place: ``self.retry(countdown=…)`` keeps the message at the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import kombu
 from celery.app.amqp import AMQP
@@ -11,7 +11,6 @@ from kombu.utils.json import dumps
 
 from hermes_tasks.transport.channel import SessionChannel
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
-
 
 #: Seconds between looks for a free slot where no event loop reports one.
 SLOT_CHECK = 0.02
@@ -69,7 +68,7 @@ class SentinelTransport(_SessionTransport, kombu_redis.SentinelTransport):
 
 
 class TLSTransport(Transport):
-    """Redis over TLS, for ``rediss://`` URLs; a class of its own so that its URL keeps its scheme."""
+    """Redis over TLS, for ``rediss://`` URLs; of its own so that its URL keeps its scheme."""
 
 
 _SCHEMES = {"sentinel": "SentinelTransport", "rediss": "TLSTransport"}
@@ -80,17 +79,17 @@ def transport_for(url: str) -> str:
     return f"{__name__}:{_SCHEMES.get(url.partition('://')[0], 'Transport')}"
 
 
-class SessionConnection(kombu.Connection):  # type: ignore[misc]
+class SessionConnection(kombu.Connection):
     """A connection whose URL shows the scheme it was given, not the transport's import path."""
 
-    resolve_aliases = {
+    resolve_aliases: ClassVar = {
         **kombu.Connection.resolve_aliases,
         **{f"{__name__}:{name}": scheme for scheme, name in _SCHEMES.items()},
         f"{__name__}:Transport": "redis",
     }
 
 
-class SessionAMQP(AMQP):  # type: ignore[misc]
-    """Celery's side of it, for ``Celery(amqp=SessionAMQP)``: banners, logs and Flower read the URL."""
+class SessionAMQP(AMQP):
+    """Celery's side of it, for ``Celery(amqp=SessionAMQP)``: its banner and Flower show the URL."""
 
     Connection = SessionConnection
