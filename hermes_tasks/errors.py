@@ -13,7 +13,7 @@
     ├── QueueError
     │   ├── BrokerUnavailable       Redis does not answer, or refuses us
     │   ├── LeaseLost               another worker may own the session: stop, write nothing
-    │   └── NotOrdered              a task that cannot keep order was sent to a session queue
+    │   └── GivenUp                 the result of a message that became a dead letter
     └── HonchoError
         ├── DeadlineExceeded        no answer in time: may have been written
         ├── Unreachable             no connection, or it broke: see ``may_have_been_written``
@@ -99,12 +99,8 @@ class LeaseLost(QueueError):
     """
 
 
-class NotOrdered(QueueError):
-    """A task without late acknowledgement was routed to a session queue.
-
-    Celery acknowledges such a task before it runs, so order could not be kept. Give the task
-    ``acks_late=True`` or the base class :class:`hermes_tasks.transport.OrderedTask`.
-    """
+class GivenUp(QueueError):
+    """The result of a message that became a dead letter; the message is the reason."""
 
 
 class HonchoError(HermesTasksError):

@@ -40,10 +40,10 @@ from hermes_tasks.transport.sessions import (
 logger = logging.getLogger(__name__)
 
 #: What the delivery tag of a session message begins with; the tag is the fencing token.
-TOKEN_PREFIX = "session:"
+TOKEN_PREFIX = "session:"  # noqa: S105
 
 #: Headers that steer the transport and are not part of the message.
-TOKEN_HEADER = "session_token"
+TOKEN_HEADER = "session_token"  # noqa: S105
 SIZE_HEADER = "session_size"
 SETTLE_HEADER = "session_settle"
 ALONE_HEADER = "session_alone"

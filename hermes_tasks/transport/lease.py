@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from celery.app.task import Context
+from celery.backends.base import DisabledBackend
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads, prepare_accept_content
 from kombu.transport.virtual import Channel
 
-from hermes_tasks.errors import LeaseLost
+from hermes_tasks.errors import GivenUp, LeaseLost
 from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.transport.sessions import SessionStore
 
 if TYPE_CHECKING:
     from celery import Task
+
+logger = logging.getLogger(__name__)
 
 #: Share of the lease, after ``begin``, in which the first byte may leave. Later a process may have
 #: been stopped so long that another worker owns the session: it does not send.
@@ -60,6 +65,7 @@ class SessionLease:
         *,
         again: bool,
         attempts: int,
+        record: Callable[[BatchMessage, str], None] | None = None,
     ) -> None:
         self.session = session
         self.messages = tuple(messages)
@@ -67,7 +73,8 @@ class SessionLease:
         self.attempts = attempts
         self._store = store
         self._token = token
-        self._numbers = {message.id: message.number for message in messages}
+        self._by_id = {message.id: message for message in messages}
+        self._record = record
         self._send_before: float | None = None
 
     @classmethod
@@ -88,6 +95,7 @@ class SessionLease:
             messages,
             again=info["again"],
             attempts=info["attempts"],
+            record=_result_recorder(task),
         )
 
     def begin(self, seconds: float, ids: Iterable[str] | None = None) -> None:
@@ -95,7 +103,7 @@ class SessionLease:
 
         ``ids``: the messages it writes; all of the batch unless given.
         """
-        numbers = [self._numbers[id] for id in (self._numbers if ids is None else ids)]
+        numbers = [self._by_id[id].number for id in (self._by_id if ids is None else ids)]
         began = _now()
         if not self._store.begin(self.session, self._token, min(numbers), max(numbers), seconds):
             raise self._lost()
@@ -108,17 +116,46 @@ class SessionLease:
 
     def commit(self, ids: Iterable[str]) -> None:
         """These messages are written; they leave the queue."""
+        ids = list(ids)
         if not self._store.commit(self.session, self._token, ids):
             raise self._lost()
+        self._settled(ids, "")
 
     def bury(self, id: str, reason: str, detail: str = "") -> None:
         """This message is given up, as a dead letter. ``reason`` is one word, ``detail`` a line."""
         settled = self._store.commit(self.session, self._token, [id], reason=reason, detail=detail)
         if not settled:
             raise self._lost()
+        self._settled([id], reason)
+
+    def _settled(self, ids: Iterable[str], reason: str) -> None:
+        if self._record is not None:
+            for id in ids:
+                self._record(self._by_id[id], reason)
 
     def _lost(self) -> LeaseLost:
         return LeaseLost(f"the lease on session {self.session} is over; another worker has it")
+
+
+def _result_recorder(task: Task) -> Callable[[BatchMessage, str], None] | None:
+    """Stores the results of followers, where results are kept; Celery stores the head's."""
+    if isinstance(task.backend, DisabledBackend):
+        return None
+
+    def record(message: BatchMessage, reason: str) -> None:
+        ignored = message.headers.get("ignore_result")
+        if message.id == task.request.id or (task.ignore_result if ignored is None else ignored):
+            return
+        request = Context(message.headers)
+        try:
+            if reason:
+                task.backend.mark_as_failure(message.id, GivenUp(reason), request=request)
+            else:
+                task.backend.mark_as_done(message.id, None, request=request)
+        except Exception:  # the message is settled, whether or not anybody learns of it
+            logger.exception("Cannot store the result of task %s", message.id)
+
+    return record
 
 
 def _now() -> float:
