@@ -26,8 +26,10 @@ HARD_TIME_LIMIT = 300
 
 
 def make_app(settings: Settings, **options: Any) -> Celery:
-    """A Celery app for these settings. ``options`` go to :class:`~celery.Celery`."""
-    app = Celery("hermes_tasks", amqp=SessionAMQP, include=["hermes_tasks.tasks"], **options)
+    """A Celery app for these settings, with our task. ``options`` go to :class:`~celery.Celery`."""
+    import hermes_tasks.tasks  # noqa: F401 - a shared task: every app has it once it is defined
+
+    app = Celery("hermes_tasks", amqp=SessionAMQP, **options)
     app.conf.update(celery_settings(settings))
     app.settings = settings
     return app
