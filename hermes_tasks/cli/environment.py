@@ -1,0 +1,13 @@
+"""Settings handed to a child process."""
+
+from __future__ import annotations
+
+from hermes_tasks.config import Settings, environment_variable
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment variables that give a process these settings, secrets included."""
+    values = settings.model_dump(exclude_none=True)
+    if settings.honcho_api_key is not None:
+        values["honcho_api_key"] = settings.honcho_api_key.get_secret_value()
+    return {environment_variable(name): str(value) for name, value in values.items()}
