@@ -1,0 +1,243 @@
+"""The Honcho SDK with our deadlines, connections and errors.
+
+One client serves a whole worker process: its connections are pooled and kept alive, and it is
+built at the first call, thus after a fork. The SDK's own retries are off, because they send a POST
+again that may have been applied.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import httpx
+from honcho import Honcho, MessageCreateParams, Session
+from honcho.api_types import SessionPeerConfig
+
+from hermes_tasks.errors import SessionDeleted
+from hermes_tasks.honcho.deadline import Call, DeadlineTransport, current
+from hermes_tasks.honcho.failures import translate
+
+if TYPE_CHECKING:
+    from hermes_tasks.config import Settings
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+WORKSPACES_KNOWN = 256
+SESSIONS_KNOWN = 10_000
+"""How many are remembered as created, the longest unused ones forgotten first."""
+
+
+class HonchoClient:
+    """What the writer needs of one Honcho service.
+
+    Every method makes calls whose :class:`~hermes_tasks.honcho.deadline.Call` or seconds bound the
+    whole of them, and raises :class:`~hermes_tasks.errors.HonchoError` only: without conversation
+    text, saying whether the call may have been written.
+
+    Args:
+        base_url: address of the service, such as ``http://127.0.0.1:8000``.
+        api_key: bearer token, if it asks for one.
+        transport: makes the connections; by default one that keeps deadlines.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        transport: Callable[[], httpx.BaseTransport] | None = None,
+    ) -> None:
+        self._base_url = base_url
+        self._api_key = api_key
+        self._transport = transport or (lambda: DeadlineTransport(base_url))
+        self._mutex = threading.Lock()
+        self._pid = 0
+        self._http: httpx.Client | None = None
+        self._workspaces: _Recent[str, Honcho] = _Recent(WORKSPACES_KNOWN)
+        self._sessions: _Recent[tuple[str, str], frozenset[str]] = _Recent(SESSIONS_KNOWN)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A client of the service that the settings name.
+
+        Raises:
+            ConfigurationError: ``HONCHO_URL`` is not set.
+        """
+        key = settings.honcho_api_key
+        return cls(settings.require_honcho_url(), key.get_secret_value() if key else None)
+
+    def ensure(
+        self,
+        workspace: str,
+        session: str,
+        peers: Mapping[str, Mapping[str, bool]],
+        *,
+        seconds: float,
+    ) -> None:
+        """Create workspace, session and peers, or what is missing of them, unless this was done.
+
+        Args:
+            workspace: Honcho id.
+            session: Honcho id.
+            peers: their observation settings in this session, by Honcho id. The service keeps the
+                settings of a peer who is in the session already.
+            seconds: time of the at most two calls, together.
+        """
+        known = self._sessions.get((workspace, session))
+        if known is not None and known.issuperset(peers):
+            return
+        honcho = self._honcho(workspace)
+        self._make(
+            Call(seconds),
+            f"creating session {session} in workspace {workspace}",
+            (workspace, session),
+            lambda: honcho.session(
+                session,
+                peers=[(peer, SessionPeerConfig(**flags)) for peer, flags in peers.items()],
+            ),
+        )
+        self._sessions.put((workspace, session), (known or frozenset()) | peers.keys())
+
+    def add_messages(
+        self, workspace: str, session: str, messages: Sequence[Mapping[str, Any]], *, call: Call
+    ) -> None:
+        """Store messages, all of them or none, in this order and nothing between them.
+
+        Args:
+            workspace: Honcho id.
+            session: Honcho id.
+            messages: 1 to 100, each with ``peer_id``, ``content``, ``created_at``, ``metadata``.
+            call: the time it has, and the last check before it is sent.
+        """
+        target = Session(session, self._honcho(workspace))
+        self._make(
+            call,
+            f"writing {len(messages)} messages to session {session}",
+            (workspace, session),
+            lambda: target.add_messages([MessageCreateParams(**message) for message in messages]),
+            writes=True,
+        )
+
+    def held(
+        self, workspace: str, session: str, turn_ids: Collection[str], *, seconds: float
+    ) -> set[tuple[str, int]]:
+        """Which parts of turns a session holds, as pairs of turn id and part.
+
+        Args:
+            workspace: Honcho id.
+            session: Honcho id.
+            turn_ids: the turns; each must be a valid turn id (``*`` would match everything).
+            seconds: time of each call; the service answers in pages of 50 messages.
+        """
+        what = f"asking session {session} for {len(turn_ids)} turns"
+        target = Session(session, self._honcho(workspace))
+        filters = {"metadata": {"turn_id": {"in": list(turn_ids)}}}
+        name = (workspace, session)
+        page = self._make(Call(seconds), what, name, lambda: target.messages(filters=filters))
+        parts: set[tuple[str, int]] = set()
+        while page is not None:
+            parts.update(_parts(page.items))
+            page = self._make(Call(seconds), what, name, page.get_next_page)
+        return parts
+
+    def close(self) -> None:
+        """Close the connections. The next call opens new ones."""
+        with self._mutex:
+            if self._http is not None and self._pid == os.getpid():
+                self._http.close()
+            self._reset()
+
+    def _make(
+        self,
+        call: Call,
+        what: str,
+        session: tuple[str, str],
+        function: Callable[[], T],
+        *,
+        writes: bool = False,
+    ) -> T:
+        """Make a call of the SDK, translating its errors."""
+        token = current.set(call)
+        try:
+            return function()
+        except Exception as error:  # noqa: BLE001 - the SDK lets through whatever it meets
+            failure, cause = translate(error, call, what)
+        finally:
+            current.reset(token)
+        # Out of the except block: there, the original would become the context of what is raised,
+        # and its text, which may quote the conversation, would be printed with it.
+        if call.stopped is not None:
+            raise call.stopped
+        if isinstance(failure, SessionDeleted):
+            self._sessions.drop(session)
+        if not writes:
+            failure.may_have_been_written = False
+        raise failure from cause
+
+    def _honcho(self, workspace: str) -> Honcho:
+        """The SDK's client of a workspace; all of them share the connections."""
+        with self._mutex:
+            if self._pid != os.getpid():
+                # A parent's connections must not be used, nor closed, in a forked child.
+                self._reset()
+                self._pid = os.getpid()
+            if self._http is None:
+                # `trust_env` off: proxies are the transport's, and a netrc must not add a login.
+                self._http = httpx.Client(transport=self._transport(), trust_env=False)
+            honcho = self._workspaces.get(workspace)
+            if honcho is None:
+                honcho = Honcho(
+                    api_key=self._api_key,
+                    base_url=self._base_url,
+                    workspace_id=workspace,
+                    max_retries=0,
+                    http_client=self._http,
+                )
+                self._workspaces.put(workspace, honcho)
+            return honcho
+
+    def _reset(self) -> None:
+        self._http = None
+        self._workspaces.clear()
+        self._sessions.clear()
+
+
+def _parts(messages: Iterable[Any]) -> Iterable[tuple[str, int]]:
+    for message in messages:
+        turn_id, part = message.metadata.get("turn_id"), message.metadata.get("part")
+        if isinstance(turn_id, str) and isinstance(part, int):
+            yield turn_id, part
+
+
+class _Recent(Generic[K, V]):
+    """The values used last, so many of them. Safe in threads: each step is one of a dict."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._values.get(key)
+        if value is not None:
+            try:
+                self._values.move_to_end(key)
+            except KeyError:
+                pass  # another thread has just forgotten it
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._values[key] = value
+        while len(self._values) > self._size:
+            self._values.popitem(last=False)
+
+    def drop(self, key: K) -> None:
+        self._values.pop(key, None)
+
+    def clear(self) -> None:
+        self._values.clear()
