@@ -133,10 +133,7 @@ class Replay:
                 self.summary.seconds = time.monotonic() - begin
                 self._on_progress(self.summary)
                 if deadline is not None and time.monotonic() >= deadline and self._sessions:
-                    raise StillSyncing(
-                        f"{self.summary.turns - self.summary.settled} turns are not written after "
-                        f"{self._timeout:g} s; they stay queued, workers will write them"
-                    )
+                    raise self._out_of_time() from broken
                 if not moved and self._sessions:
                     time.sleep(POLL_SECONDS)
             self._count_dead_letters(last_dead)
@@ -146,6 +143,13 @@ class Replay:
         if broken is not None:
             raise broken
         return self.summary
+
+    def _out_of_time(self) -> StillSyncing:
+        left = self.summary.turns - self.summary.settled
+        return StillSyncing(
+            f"{left} of {self.summary.turns} turns are not written after {self._timeout:g} s; they "
+            "stay queued and workers will write them"
+        )
 
     def _read(self, turns: Iterator[Turn]) -> Iterator[Turn] | None:
         """Read ahead; ``None`` when the source is at its end."""

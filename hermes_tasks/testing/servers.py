@@ -231,7 +231,6 @@ class Server:
         self._running().send_signal(number)
 
     def _launch(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
         configuration = self.data_dir / "server.conf"
         with _lock(self.data_dir) as lock:
             configuration.touch(mode=0o600)
@@ -372,7 +371,13 @@ def _free_port() -> int:
 
 def _lock(data_dir: Path) -> IO[str]:
     """The data directory's lock file, locked: two servers on one append-only file destroy it."""
-    descriptor = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the data directory {data_dir} cannot be used: {error.strerror}"
+        ) from error
     file = os.fdopen(descriptor, "r+", encoding="utf-8")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
