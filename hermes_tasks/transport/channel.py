@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -84,7 +85,10 @@ class SessionQoS(kombu_redis.QoS):
         found = holding_of(delivery_tag)
         if found is not None:
             keeper, holding = found
-            keeper.finish(delivery_tag, self._outcome(delivery_tag, holding.id, holding.settles))
+            outcome = self._outcome(delivery_tag, holding.id, holding.settles)
+            entry = keeper.finish(delivery_tag, outcome, self.channel.pops_next())
+            if entry is not None:
+                self.channel.popped.append(entry)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -137,6 +141,8 @@ class SessionChannel(kombu_redis.Channel):
         )
         self._names = Names(self._options.prefix, self.global_keyprefix)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        #: Run-queue entries popped by an acknowledgement, to be worked on before the next BRPOP.
+        self.popped: deque[bytes] = deque()
 
     def new_store(self) -> SessionStore:
         """A store over this channel's connection pool."""
@@ -204,6 +210,36 @@ class SessionChannel(kombu_redis.Channel):
 
             self.connection._callbacks[queue] = deliver
         return result
+
+    def pops_next(self) -> Sequence[str] | None:
+        """Whether an acknowledgement should pop the next entry: the lists that go before it.
+
+        Only while every slot is taken and so no BRPOP is on its way: its answer comes first.
+        """
+        queues = self._active_queues
+        if self._in_poll or self._closing or self.closed or self._names.run_queue not in queues:
+            return None
+        return [
+            self.global_keyprefix + self._q_for_pri(queue, priority)
+            for queue in self.active_queues
+            if queue != self._names.run_queue
+            for priority in self.priority_steps
+        ]
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        while self.popped and self.qos.can_consume():
+            self.connection._deliver(loads(self.popped.popleft()), self._names.run_queue)
+        if self.qos.can_consume():
+            super()._brpop_start(timeout)
+
+    def close(self) -> None:
+        """Give back what was popped and not worked on; where Redis is away, rescue finds it."""
+        try:
+            while self.popped:
+                self.sessions.give_back(self.popped.pop())
+        except RedisError as error:
+            logger.warning("Cannot give back %d sessions: %s", len(self.popped) + 1, error)
+        super().close()
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

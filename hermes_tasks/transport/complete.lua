@@ -1,9 +1,9 @@
 -- complete: end a claim, however it ended, and give the session its next state.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the twelve session keys (common.lua), then the lists of other queues the worker consumes
 -- ARGV  1 session  2 token  3 outcome  4 id of the message that was delivered
 --       5 first wait after a failed attempt, ms  6 longest wait, ms  7 a random number in [0, 1)
---       8 attempts after which the head is a dead letter
+--       8 attempts after which the head is a dead letter  9 1: pop the next run-queue entry
 -- outcome is one of
 --   ended     acknowledged; what the task settled it has committed
 --   settled   acknowledged, and that settles the head (tasks that do not commit)
@@ -11,8 +11,12 @@
 --   failed    rejected: a failed attempt
 --   released  given back unworked, by a shutdown: no attempt
 --   lapsed    the lease ran out (any token): a failed attempt
--- Returns lost (the token does not hold the lease, or a lapsed lease is alive: nothing changed),
---   idle, ready, sleeping (as the session is now) or dead (as ready, the head was given up).
+-- Returns {state} or {state, popped entry}; state is
+--   lost (the token does not hold the lease, or a lapsed lease is alive: nothing changed),
+--   idle, ready, sleeping (as the session is now) or dead (the head was given up).
+--
+-- A busy worker asks for the next entry with the same call and spares a BRPOP. Nothing is popped
+-- while another of its queues holds messages: those have their turn first.
 --
 -- Nothing in flight: the next head is promoted. Something, under a retry: sleep until its time.
 -- Something, with progress under this token: ready at once. Otherwise it was a failed attempt.
@@ -21,9 +25,17 @@ local name, token, outcome, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local now = now_ms()
 if outcome == 'lapsed' then
   local expiry = redis.call('ZSCORE', LEASES, name)
-  if not expiry or tonumber(expiry) > now then return 'lost' end
+  if not expiry or tonumber(expiry) > now then return {'lost'} end
 elseif redis.call('HGET', SESSION, 'token') ~= token then
-  return 'lost'
+  return {'lost'}
+end
+
+local function next_entry()
+  if ARGV[9] ~= '1' then return nil end
+  for i = 13, #KEYS do
+    if redis.call('EXISTS', KEYS[i]) == 1 then return nil end
+  end
+  return redis.call('RPOP', RUN) or nil
 end
 
 local wake, progress = unpack(redis.call('HMGET', SESSION, 'wake', 'progress'))
@@ -61,7 +73,7 @@ else
     redis.call('HDEL', SESSION, 'attempts', 'solo')
     resolve_intent()
     move_on(name, now)
-    return 'dead'
+    return {'dead', next_entry()}
   elseif outcome == 'lapsed' then
     make_ready(name)
   else
@@ -69,4 +81,4 @@ else
     sleep_until(name, now + wait * (0.5 + tonumber(ARGV[7]) / 2))
   end
 end
-return redis.call('HGET', SESSION, 'state') or 'idle'
+return {redis.call('HGET', SESSION, 'state') or 'idle', next_entry()}

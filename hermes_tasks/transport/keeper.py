@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,20 +84,26 @@ class Keeper:
         """What is held under a token."""
         return self._held.get(token)
 
-    def finish(self, token: str, outcome: Outcome) -> None:
-        """End a claim. If Redis cannot be told now, the thread tells it until it knows."""
+    def finish(
+        self, token: str, outcome: Outcome, unless: Sequence[str] | None = None
+    ) -> bytes | None:
+        """End a claim. If Redis cannot be told now, the thread tells it until it knows.
+
+        With ``unless``, returns the next run-queue entry if there is one; see ``complete``.
+        """
         holding = self._held.get(token)
         if holding is None:
-            return
+            return None
         holding.outcome = outcome
         try:
-            self._complete(holding)
+            return self._complete(holding, unless)
         except (RedisConnectionError, RedisTimeoutError) as error:
             logger.warning(
                 "Cannot tell Redis how session %s ended, will try again: %s",
                 holding.claim.session,
                 error,
             )
+            return None
 
     def release(self, tokens: Iterable[str]) -> None:
         """Give claims back unworked, each session as it is."""
@@ -146,7 +152,7 @@ class Keeper:
     def _rescue(self) -> None:
         found = self.store.rescue(TICK, GRACE)
         for session in found.lapsed:
-            state = self.store.complete(session, "", Outcome.LAPSED)
+            state = self.store.complete(session, "", Outcome.LAPSED).state
             if state != "lost":
                 logger.warning("The lease on session %s ran out; it is %s", session, state)
         for session in found.due:
@@ -154,18 +160,19 @@ class Keeper:
         if found.requeued:
             logger.warning("%d sessions were missing on the run queue", found.requeued)
 
-    def _complete(self, holding: Holding) -> None:
+    def _complete(self, holding: Holding, unless: Sequence[str] | None = None) -> bytes | None:
         claim, outcome = holding.claim, holding.outcome
         assert outcome is not None
-        state = self.store.complete(claim.session, claim.token, outcome, holding.id)
+        done = self.store.complete(claim.session, claim.token, outcome, holding.id, unless=unless)
         self._discard(holding)
-        if state == "dead":
+        if done.state == "dead":
             logger.error(
                 "Message %s of session %s is a dead letter after %d attempts",
                 holding.id,
                 claim.session,
                 self.store.options.max_attempts,
             )
+        return done.entry
 
     def _discard(self, holding: Holding) -> None:
         with self._mutex:

@@ -125,6 +125,20 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
+class Completed:
+    """What became of a claim.
+
+    Attributes:
+        state: ``idle``, ``ready`` or ``sleeping``, as the session is now; ``dead`` when its head
+            was given up; ``lost`` when the token no longer held the lease.
+        entry: the run-queue entry popped with it.
+    """
+
+    state: str
+    entry: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a session is.
 
@@ -258,10 +272,21 @@ class SessionStore:
         arguments = (token, reason, detail, *map(quote_id, ids))
         return bool(self._run("commit", session, *arguments) >= 0)
 
-    def complete(self, session: str, token: str, outcome: Outcome, id: str = "") -> str:
-        """End a claim. The answer is the session's next state, or ``lost`` or ``dead``."""
+    def complete(
+        self,
+        session: str,
+        token: str,
+        outcome: Outcome,
+        id: str = "",
+        *,
+        unless: Sequence[str] | None = None,
+    ) -> Completed:
+        """End a claim, and with ``unless`` pop the next run-queue entry.
+
+        ``unless``: lists that come first; while one of them is not empty, nothing is popped.
+        """
         options = self.options
-        answer: bytes = self._run(
+        state, *entry = self._run(
             "complete",
             session,
             token,
@@ -271,8 +296,10 @@ class SessionStore:
             int(options.retry_longest * 1000),
             random.random(),
             options.max_attempts,
+            0 if unless is None else 1,
+            more_keys=unless or (),
         )
-        return answer.decode()
+        return Completed(state.decode(), entry[0] if entry else None)
 
     def wake(self, session: str) -> bool:
         """Queue a sleeping session whose time has come."""
@@ -345,8 +372,8 @@ class SessionStore:
             for entry, fields in entries
         ]
 
-    def _run(self, name: str, session: str, *arguments: Any) -> Any:
-        keys = self.names.session(session)
+    def _run(self, name: str, session: str, *arguments: Any, more_keys: Sequence[str] = ()) -> Any:
+        keys = (*self.names.session(session), *more_keys)
         return session_script(name)(self.client, keys, (session, *arguments))
 
 
