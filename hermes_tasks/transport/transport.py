@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, ClassVar
 
 import kombu
@@ -68,28 +69,52 @@ class SentinelTransport(_SessionTransport, kombu_redis.SentinelTransport):
 
 
 class TLSTransport(Transport):
-    """Redis over TLS, for ``rediss://`` URLs; of its own so that its URL keeps its scheme."""
+    """Redis over TLS, for ``rediss://`` URLs.
+
+    The server's certificate is checked, against the system's authorities unless the URL names
+    another (``?ssl_ca_certs=…``). Kombu would not check it, and for a transport of another name
+    than ``rediss`` would not even speak TLS, unless the URL has an ``ssl_…`` option.
+    """
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        client.ssl = client.ssl or {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+        super().__init__(client, **options)
 
 
-_SCHEMES = {"sentinel": "SentinelTransport", "rediss": "TLSTransport"}
+_TRANSPORTS = {
+    "redis": f"{__name__}:Transport",
+    "rediss": f"{__name__}:TLSTransport",
+    "sentinel": f"{__name__}:SentinelTransport",
+}
 
 
 def transport_for(url: str) -> str:
-    """The import path of the transport for a broker URL: Celery's ``broker_transport``."""
-    return f"{__name__}:{_SCHEMES.get(url.partition('://')[0], 'Transport')}"
+    """The import path of the transport for a broker URL: Celery's ``broker_transport``.
+
+    Needed only where the connection is not a :class:`SessionConnection`.
+    """
+    return _TRANSPORTS.get(url.partition("://")[0], _TRANSPORTS["redis"])
 
 
 class SessionConnection(kombu.Connection):
-    """A connection whose URL shows the scheme it was given, not the transport's import path."""
+    """A connection that carries session queues whatever way it came to its URL.
 
+    Kombu takes the transport from the URL's scheme, even against the one it was given, for
+    ``redis+socket://`` and whenever it switches to the next of several URLs, as it does after
+    every failure with two Sentinels. A worker would go on with stock Kombu there.
+    """
+
+    #: What ``as_uri`` shows: the scheme, not the import path.
     resolve_aliases: ClassVar = {
         **kombu.Connection.resolve_aliases,
-        **{f"{__name__}:{name}": scheme for scheme, name in _SCHEMES.items()},
-        f"{__name__}:Transport": "redis",
+        **{path: scheme for scheme, path in _TRANSPORTS.items()},
     }
+
+    def _init_params(self, *args: Any, transport: Any = None, **params: Any) -> None:
+        super()._init_params(*args, transport=_TRANSPORTS.get(transport, transport), **params)
 
 
 class SessionAMQP(AMQP):
-    """Celery's side of it, for ``Celery(amqp=SessionAMQP)``: its banner and Flower show the URL."""
+    """Celery's side of it, for ``Celery(amqp=SessionAMQP)``."""
 
     Connection = SessionConnection
