@@ -7,16 +7,18 @@ meant for workers nor becomes the process's current app.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from celery import Celery
+from celery.utils.imports import cwd_in_path
 from kombu import Queue
 
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import ConfigurationError
-from hermes_tasks.transport import SessionAMQP, run_queue, session_queue, transport_for
+from hermes_tasks.transport import SessionAMQP, run_queue, session_queue
 
 TASK = "hermes_tasks.sync_turn"
 
@@ -24,33 +26,85 @@ TASK = "hermes_tasks.sync_turn"
 #: a batch can need, so it only meets code that hangs.
 HARD_TIME_LIMIT = 300
 
+#: Our settings that are options of the transport.
+SESSION_OPTIONS = {
+    "prefix": "session_prefix",
+    "lease_seconds": "session_lease",
+    "queue_limit": "session_waiting_limit",
+    "backlog_limit": "session_backlog_limit",
+    "batch_turns": "session_batch_messages",
+    "batch_messages": "session_batch_size",
+}
 
-def make_app(settings: Settings, **options: Any) -> Celery:
-    """A Celery app for these settings, with our task. ``options`` go to :class:`~celery.Celery`."""
+
+def make_app(
+    settings: Settings, overrides: Mapping[str, Any] | None = None, **options: Any
+) -> Celery:
+    """A Celery app for these settings, with our task.
+
+    Args:
+        settings: the settings of the deployment.
+        overrides: Celery settings that are put over our defaults, as from a ``celeryconfig``.
+        options: go to :class:`~celery.Celery`.
+
+    Raises:
+        ConfigurationError: the broker cannot be reached with these settings.
+    """
     import hermes_tasks.tasks  # noqa: F401 - a shared task: every app has it once it is defined
 
+    overrides = overrides or {}
     app = Celery("hermes_tasks", amqp=SessionAMQP, **options)
-    app.conf.update(celery_settings(settings))
+    app.config_from_object(dict(overrides))
+    # What is set before Celery reads its configuration stands above it.
+    app.conf.update(_under(overrides, settings))
     app.settings = settings
+    _check_sentinel(app.conf.broker_url, app.conf.broker_transport_options)
     return app
+
+
+def _under(overrides: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """:func:`celery_settings`, changed by ``overrides`` where the environment does not say.
+
+    Options of the transport are merged, so that naming one of them keeps the others.
+    """
+    conf = celery_settings(settings)
+    options = {
+        **conf["broker_transport_options"],
+        **overrides.get("broker_transport_options", {}),
+        **settings.broker_options,
+        **{
+            option: getattr(settings, name)
+            for name, option in SESSION_OPTIONS.items()
+            # Queues and routes are named after the prefix, so it cannot differ here alone.
+            if name in settings.model_fields_set or name == "prefix"
+        },
+    }
+    conf.update((name, overrides[name]) for name in conf.keys() & overrides.keys())
+    conf["broker_transport_options"] = options
+    if "broker_url" in settings.model_fields_set:
+        conf["broker_url"] = settings.broker_url
+    return conf
+
+
+def _check_sentinel(url: Any, options: Mapping[str, Any]) -> None:
+    if str(url).startswith("sentinel://") and not options.get("master_name"):
+        raise ConfigurationError(
+            "sentinel:// needs the name of the master it asks for: set "
+            """HERMES_TASKS_BROKER_OPTIONS='{"master_name": "mymaster"}'"""
+        )
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings for a deployment, each with what it is for."""
     return {
         "broker_url": settings.broker_url,
-        "broker_transport": transport_for(settings.broker_url),
         "broker_transport_options": {
-            "session_prefix": settings.prefix,
-            "session_lease": settings.lease_seconds,
-            "session_waiting_limit": settings.queue_limit,
-            "session_backlog_limit": settings.backlog_limit,
-            "session_batch_messages": settings.batch_turns,
-            "session_batch_size": settings.batch_messages,
             # A publish to a black-holed Redis would wait for ever.
             "socket_connect_timeout": 5.0,
             "socket_timeout": 30.0,
             "socket_keepalive": True,
+            **{option: getattr(settings, name) for name, option in SESSION_OPTIONS.items()},
+            **settings.broker_options,
         },
         # A worker that gives up its broker needs a human; one that waits does not.
         "broker_connection_retry_on_startup": True,
@@ -107,15 +161,21 @@ def worker_app() -> Celery:
     from hermes_tasks import worker
 
     try:
-        settings = Settings.load()
+        app = make_app(Settings.load(), celeryconfig())
     except ConfigurationError as error:
         raise SystemExit(worker.complain(error)) from None
-    app = make_app(settings)
-    app.config_from_object("celeryconfig", silent=True)
-    if "broker_url" in settings.model_fields_set:
-        app.conf.broker_url = settings.broker_url
     worker.install(app)
     return app
+
+
+def celeryconfig() -> dict[str, Any]:
+    """What the module ``celeryconfig`` sets, if there is one, here or on the path."""
+    with cwd_in_path():
+        if importlib.util.find_spec("celeryconfig") is None:
+            return {}
+        # Celery would go on without it if something that it imports is missing.
+        module = importlib.import_module("celeryconfig")
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
 def __getattr__(name: str) -> Any:

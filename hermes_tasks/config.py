@@ -6,6 +6,7 @@ shell agree by sharing it. Celery's own settings are Celery's: see ``celeryconfi
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hermes_tasks.errors import ConfigurationError
 
@@ -24,6 +25,7 @@ BROKER_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
 
 _REDACTED = "***"
 _SECRET_OPTION = re.compile(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token)[^=&;]*=)[^&;]*")
+_SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|credential")
 
 
 def redact_url(url: str) -> str:
@@ -46,6 +48,18 @@ def _redact_one(url: str) -> str:
     user, colon, _ = credentials.partition(":")
     shown = f"{user}:{_REDACTED}" if colon else _REDACTED
     return f"{scheme}{separator}{shown}@{address}"
+
+
+def _redact_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Transport options with secrets replaced, those of Sentinel's own connections too."""
+    return {
+        name: _redact_options(value)
+        if isinstance(value, dict)
+        else _REDACTED
+        if _SECRET_NAME.search(name)
+        else value
+        for name, value in options.items()
+    }
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -92,6 +106,11 @@ class Settings(BaseSettings):
         default="redis://127.0.0.1:6379/0",
         description="Redis that carries the turns: redis://, rediss://, sentinel:// "
         "or redis+socket://.",
+    )
+    broker_options: Annotated[dict[str, Any], NoDecode] = Field(
+        default_factory=dict,
+        description="Options of the Redis transport as a JSON object, the same in gateways and "
+        'workers: such as {"master_name": "mymaster"}, which sentinel:// needs.',
     )
     queue_limit: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=64,
@@ -175,6 +194,18 @@ class Settings(BaseSettings):
             _check_port(part)
         return value
 
+    @field_validator("broker_options", mode="before")
+    @classmethod
+    def _json_object(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None  # the parser's message may quote a password
+        if not isinstance(value, dict):
+            raise ValueError('must be a JSON object, such as {"master_name": "mymaster"}')
+        return value
+
     @field_validator("honcho_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
@@ -227,6 +258,8 @@ class Settings(BaseSettings):
             return _REDACTED
         if name.endswith("_url") and value is not None:
             return redact_url(value)
+        if isinstance(value, dict):
+            return json.dumps(_redact_options(value))
         return str(value) if isinstance(value, Path) else value
 
     def _source(self, name: str) -> Literal["environment", "default", "argument"]:
