@@ -140,6 +140,7 @@ def test_nothing_is_idempotent(server: HonchoServer, http: httpx.Client) -> None
 
 
 def test_a_bad_session_id_is_a_500_on_messages_and_a_422_on_sessions(http: httpx.Client) -> None:
+    http.headers["Connection"] = "close"  # as it is after a 500
     bad = MESSAGES.replace("/s/", "/telegram:42/")
     assert post(http, message(), path=bad).status_code == 500
     assert post(http, {"peer_id": "a b", "content": "hi"}).status_code == 500

@@ -28,9 +28,10 @@ from hermes_tasks.errors import (
 )
 from hermes_tasks.honcho.client import HonchoClient
 from hermes_tasks.honcho.deadline import Call, DeadlineTransport
-from hermes_tasks.honcho.writer import Writer, WriteReport
+from hermes_tasks.honcho.writer import WriteGuard, Writer, WriteReport
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport import SessionLease
 from hermes_tasks.turns import Turn
 
 pytestmark = pytest.mark.honcho
@@ -66,6 +67,11 @@ class Guard:
     def _step(self, name: str) -> None:
         if self.lost_at == name:
             raise LeaseLost("the lease is over")
+
+
+def _a_lease_is_a_guard(lease: SessionLease) -> WriteGuard:
+    """Checked by mypy."""
+    return lease
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +305,26 @@ def test_other_turns_of_the_session_are_not_mistaken_for_ours(
     assert stored(server) == parts(turn("a"), turn("a:1"), turn("b"))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happens_on_the_way_every_turn_is_stored_once_and_in_order(
+    server: HonchoServer, writer: Writer, guard: Guard, seed: int
+) -> None:
+    server.control(failure_rate=0.6, seed=seed)
+    turns = [turn(f"t{i}", *"abc"[: 1 + i % 3]) for i in range(100)]
+    turns.insert(20, turn("long", *(f"{i}" for i in range(220))))
+    waiting, attempts = list(turns), 0
+    while waiting:
+        attempts += 1
+        try:
+            writer.write(waiting[:50], guard, ask=attempts > 1)
+        except Overloaded:
+            pass  # the next attempt asks
+        waiting = [t for t in turns if t.turn_id not in guard.committed]
+    assert stored(server) == parts(*turns)
+    assert len(guard.committed) == len(turns)
+    assert attempts > 3
+
+
 # -- the right to write -------------------------------------------------------------------------
 
 
@@ -492,10 +518,10 @@ def test_a_retry_after_may_be_a_date(server: HonchoServer, writer: Writer, guard
 def test_a_stalled_call_ends_at_its_deadline(
     server: HonchoServer, client: HonchoClient, guard: Guard, after: bool
 ) -> None:
-    server.control(stall=1.0, after=after)
+    server.control(stall=1.5, after=after)
     began = time.monotonic()
     error = fail(Writer(client, deadline=0.3), [turn("a")], guard, DeadlineExceeded)
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 1.3
     assert error.may_have_been_written
     assert "0.3 s" in str(error)
     wait_until(lambda: server.stats()["in_flight"] == 0, 5, "the call to land")
@@ -508,8 +534,21 @@ def test_a_dripping_server_does_not_hold_a_call_beyond_its_deadline(
     server.control(drip=0.05)
     began = time.monotonic()
     error = fail(Writer(client, deadline=0.5), [turn("a")], guard, DeadlineExceeded)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0  # to its end the answer takes longer than 10 s
     assert error.may_have_been_written
+
+
+def test_a_call_that_is_given_up_is_taken_back_from_a_server_that_has_not_read_it(
+    server: HonchoServer, client: HonchoClient, guard: Guard
+) -> None:
+    Writer(client).write([turn("before")], guard, ask=False)
+    server.pause()
+    try:
+        fail(Writer(client, deadline=0.3), [turn("taken-back")], guard, DeadlineExceeded)
+    finally:
+        server.resume()
+    Writer(client).write([turn("after")], guard, ask=False)
+    assert stored(server) == parts(turn("before"), turn("after"))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -631,6 +670,8 @@ def test_threads_share_a_client(server: HonchoServer, client: HonchoClient) -> N
         assert [entry["content"] for entry in server.log(f"s{n}")] == [str(i) for i in range(10)]
 
 
+# From Python 3.12 on; the test's own threads are over.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_opens_connections_of_its_own(
     server: HonchoServer, writer: Writer, guard: Guard
 ) -> None:

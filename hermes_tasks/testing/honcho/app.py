@@ -35,14 +35,23 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Connection(Protocol):
-    """A connection that is counted, and that a request can get at in order to break it."""
+    """A connection that is counted, and that a request can get at in order to break it.
+
+    Attributes:
+        was_reset: its client gave up the call, rather than close after it.
+    """
 
     made = 0
+    was_reset = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         Connection.made += 1
-        self.app_state = {**self.app_state, "transport": transport}
+        self.app_state = {**self.app_state, "connection": self}
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.was_reset = exc is not None
+        super().connection_lost(exc)
 
 
 class StandIn:
@@ -134,6 +143,11 @@ class StandIn:
     ) -> Route:
         async def endpoint(request: Request) -> Response:
             raw = await request.body()
+            # The service reads a request in many steps; what was reset by then is discarded.
+            for _ in range(2):
+                await asyncio.sleep(0)
+            if _connection(request).was_reset:
+                return Response(status_code=204)  # to nobody
             session = request.url.path if name == "messages" else None
             self._begin(name, session)
             try:
@@ -239,7 +253,7 @@ async def _suffer(
     if fault.after:
         work()
     if fault.mode == "cut":
-        transport = request.scope["state"]["transport"]
+        transport = _connection(request).transport
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         transport.abort()
         return Response(status_code=204)  # to nobody
@@ -253,11 +267,16 @@ async def _suffer(
     return response
 
 
+def _connection(request: Request) -> Connection:
+    connection: Connection = request.scope["state"]["connection"]
+    return connection
+
+
 def _failed(request: Request, rejected: Rejected) -> Response:
     response = _json({"detail": rejected.detail}, rejected.status)
     if rejected.status == 500:
         # As uvicorn does for an application that broke: unannounced, after the answer.
-        response.background = BackgroundTask(_close, request.scope["state"]["transport"])
+        response.background = BackgroundTask(_close, _connection(request).transport)
     return response
 
 
