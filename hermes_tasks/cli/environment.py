@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from hermes_tasks.config import Settings, environment_variable
 
 
@@ -10,4 +12,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     values = settings.model_dump(exclude_none=True)
     if settings.honcho_api_key is not None:
         values["honcho_api_key"] = settings.honcho_api_key.get_secret_value()
-    return {environment_variable(name): str(value) for name, value in values.items()}
+    return {
+        environment_variable(name): json.dumps(value) if isinstance(value, dict) else str(value)
+        for name, value in values.items()
+    }
