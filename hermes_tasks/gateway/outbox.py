@@ -24,6 +24,13 @@ from hermes_tasks.errors import OutboxError
 CHECKPOINT_WRITES = 50
 """Writes after which the write-ahead log is moved into the database."""
 
+using_sqlite = threading.RLock()
+"""Held while any outbox calls SQLite other than to append.
+
+SQLite has locks of its own for the whole process. A fork while another thread holds one would leave
+it locked in the child for ever, so a fork takes this one first. Taken last of all our locks.
+"""
+
 _SCHEMA = """
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -126,7 +133,8 @@ class Outbox:
         # Accepted by Redis, but the disk was too full to take them out; never sent again.
         self._settled: set[int] = set()
         try:
-            self._open(full_sync)
+            with using_sqlite:
+                self._open(full_sync)
         except (sqlite3.Error, OSError) as error:
             raise self._broken("open", error) from error
 
@@ -157,12 +165,14 @@ class Outbox:
         """
         found = []
         try:
-            # With rows that could not be taken out, look behind as many.
-            for number, session, turn, previous, body, attempted in self._reader.execute(
-                "SELECT number, session_key, turn_id, previous, body, attempted FROM turns"
-                " ORDER BY number LIMIT ?",
-                (limit + len(self._settled),),
-            ):
+            with using_sqlite:
+                # With rows that could not be taken out, look behind as many.
+                rows = self._reader.execute(
+                    "SELECT number, session_key, turn_id, previous, body, attempted FROM turns"
+                    " ORDER BY number LIMIT ?",
+                    (limit + len(self._settled),),
+                ).fetchall()
+            for number, session, turn, previous, body, attempted in rows:
                 if number not in self._settled:
                     may_be_sent = self.adopted or bool(attempted)
                     found.append(Row(number, session, turn, previous, body, may_be_sent))
@@ -237,8 +247,9 @@ class Outbox:
             self._take_out_settled()
             self.truncate()
             self._closed = True
-            self._reader.close()
-            self._db.close()
+            with using_sqlite:
+                self._reader.close()
+                self._db.close()
 
     def before_fork(self) -> None:
         """Let no write be half done in the memory that the child will inherit."""
@@ -314,7 +325,8 @@ class Outbox:
 
     def _pragma(self, text: str) -> None:
         try:
-            self._reader.execute(f"PRAGMA {text}").fetchall()
+            with using_sqlite:
+                self._reader.execute(f"PRAGMA {text}").fetchall()
         except sqlite3.Error:
             # A full disk, or somebody reads the file: the next one will do.
             pass

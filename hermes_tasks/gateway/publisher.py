@@ -21,7 +21,7 @@ BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_LONGEST_SECONDS = 10.0
 """Waits while Redis takes nothing: doubling from the first to the longest, jittered by half."""
 
-ROW_ATTEMPTS = 10
+ROW_ATTEMPTS = 5
 """Failures in a row, while Redis answers, after which a row is kept aside for the others' sake."""
 
 TRUNCATE_AFTER_SECONDS = 1.0

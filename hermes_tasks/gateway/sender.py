@@ -109,4 +109,7 @@ def _turn(row: Row) -> dict[str, Any]:
 def _is_about_the_session(error: ResponseError) -> bool:
     """Whether this session's keys are the trouble, rather than Redis refusing every write."""
     text = str(error)
-    return text.startswith("WRONGTYPE") or "user_script" in text
+    return text.startswith("WRONGTYPE") or (
+        # The script itself failed; a refusal in a script (OOM, MISCONF) begins with its code.
+        type(error) is ResponseError and text.startswith("user_script")
+    )

@@ -17,6 +17,7 @@ from hermes_tasks.config import Settings
 from hermes_tasks.errors import InvalidTurn
 from hermes_tasks.gateway.flush import Flush
 from hermes_tasks.gateway.link import Link
+from hermes_tasks.gateway.outbox import using_sqlite
 from hermes_tasks.gateway.publisher import Publisher
 from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
@@ -280,9 +281,11 @@ def _before_fork() -> None:
     _forking[:] = list(_live)
     for sync in _forking:
         sync._before_fork()
+    using_sqlite.acquire()
 
 
 def _after_fork_in_parent() -> None:
+    using_sqlite.release()
     for sync in _forking:
         sync._after_fork_in_parent()
     _forking.clear()
@@ -290,6 +293,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    using_sqlite.release()
     for sync in _forking:
         sync._after_fork_in_child()
     _forking.clear()
