@@ -18,6 +18,11 @@ def running_tokens() -> frozenset[str]:
     return frozenset(request.message.delivery_tag for request in tuple(state.active_requests))
 
 
+def reserved() -> int:
+    """How many tasks the worker has taken on and not ended."""
+    return len(state.reserved_requests)
+
+
 def acknowledges_early(task: str) -> bool:
     """Whether a known task is acknowledged before it runs. An unknown one is Celery's to refuse."""
     found: Any = current_app.tasks.get(task)

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +16,7 @@ from queue import Empty
 from typing import Any
 
 import redis
+from kombu.asynchronous import get_event_loop
 from kombu.exceptions import ChannelError
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
@@ -83,13 +83,15 @@ class SessionQoS(kombu_redis.QoS):
             super().ack(delivery_tag)
             return
         found = holding_of(delivery_tag)
-        if found is not None:
+        if found is None:
+            virtual.QoS.ack(self, delivery_tag)
+        else:
             keeper, holding = found
             outcome = self._outcome(delivery_tag, holding.id, holding.settles)
             entry = keeper.finish(delivery_tag, outcome, self.channel.pops_next())
+            virtual.QoS.ack(self, delivery_tag)
             if entry is not None:
-                self.channel.popped.append(entry)
-        virtual.QoS.ack(self, delivery_tag)
+                self.channel.deliver_popped(entry)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not delivery_tag.startswith(TOKEN_PREFIX):
@@ -133,6 +135,8 @@ class SessionChannel(kombu_redis.Channel):
 
     _sessions: SessionStore | None = None
     _keeper: Keeper | None = None
+    #: Whether a delivered message was handed to a pool, and not run on the spot.
+    _hands_over = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -141,8 +145,6 @@ class SessionChannel(kombu_redis.Channel):
         )
         self._names = Names(self._options.prefix, self.global_keyprefix)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
-        #: Run-queue entries popped by an acknowledgement, to be worked on before the next BRPOP.
-        self.popped: deque[bytes] = deque()
 
     def new_store(self) -> SessionStore:
         """A store over this channel's connection pool."""
@@ -206,7 +208,10 @@ class SessionChannel(kombu_redis.Channel):
 
             def deliver(entry: Any) -> Any:
                 message = self._claim(entry)
-                return callback(message) if message is not None else None
+                if message is not None:
+                    reserved = celery_state.reserved()
+                    callback(message)
+                    self._hands_over = celery_state.reserved() > reserved
 
             self.connection._callbacks[queue] = deliver
         return result
@@ -214,10 +219,17 @@ class SessionChannel(kombu_redis.Channel):
     def pops_next(self) -> Sequence[str] | None:
         """Whether an acknowledgement should pop the next entry: the lists that go before it.
 
-        Only while every slot is taken and so no BRPOP is on its way: its answer comes first.
+        Only in a worker's event loop, with every slot taken, so that no BRPOP is on its way whose
+        answer comes first. Not where the solo pool would run the task right here: the loop would
+        then sleep on its acknowledgement.
         """
-        queues = self._active_queues
-        if self._in_poll or self._closing or self.closed or self._names.run_queue not in queues:
+        if (
+            self._in_poll
+            or self._closing
+            or not self._hands_over
+            or self._names.run_queue not in self._active_queues
+            or get_event_loop() is None
+        ):
             return None
         return [
             self.global_keyprefix + self._q_for_pri(queue, priority)
@@ -226,20 +238,9 @@ class SessionChannel(kombu_redis.Channel):
             for priority in self.priority_steps
         ]
 
-    def _brpop_start(self, timeout: float | None = None) -> None:
-        while self.popped and self.qos.can_consume():
-            self.connection._deliver(loads(self.popped.popleft()), self._names.run_queue)
-        if self.qos.can_consume():
-            super()._brpop_start(timeout)
-
-    def close(self) -> None:
-        """Give back what was popped and not worked on; where Redis is away, rescue finds it."""
-        try:
-            while self.popped:
-                self.sessions.give_back(self.popped.pop())
-        except RedisError as error:
-            logger.warning("Cannot give back %d sessions: %s", len(self.popped) + 1, error)
-        super().close()
+    def deliver_popped(self, entry: bytes) -> None:
+        """Work on an entry that came with an acknowledgement."""
+        self.connection._deliver(loads(entry), self._names.run_queue)
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
