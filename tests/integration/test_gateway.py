@@ -1,0 +1,610 @@
+"""The gateway on real servers and workers: nothing lost, nothing reordered, nobody waits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from hermes_tasks import Closed, InvalidTurn, StillSyncing, TurnSync
+from hermes_tasks.config import Settings
+from hermes_tasks.gateway.spool import Spool
+from hermes_tasks.gateway.sync import _destination
+from hermes_tasks.identity import honcho_id
+from hermes_tasks.testing.honcho.server import HonchoServer
+from hermes_tasks.testing.servers import EmbeddedValkey, Server
+from hermes_tasks.testing.waiting import wait_until
+
+SECRET = "what nobody but Honcho may read"
+SESSION = "telegram:42"
+
+one_server = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
+
+# A gateway process: accepts turns named on the command line, says which it accepted, lives on.
+GATEWAY = """
+import sys
+from hermes_tasks import TurnSync
+url, prefix, directory, session, first, last = sys.argv[1:]
+sync = TurnSync(broker_url=url, prefix=prefix, outbox_dir=directory)
+for number in range(int(first), int(last)):
+    messages = [{"peer": "igor", "content": str(number)}]
+    receipt = sync.sync_turn(workspace="w", session=session, messages=messages)
+    print(number, flush=True)
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+# A gateway that forks with a turn on its way; parent and child each report what they have.
+FORKING = """
+import json, os, sys
+from hermes_tasks import TurnSync
+url, prefix, directory = sys.argv[1:]
+sync = TurnSync(broker_url=url, prefix=prefix, outbox_dir=directory)
+def take(content):
+    messages = [{"peer": "igor", "content": content}]
+    sync.sync_turn(workspace="w", session="s", messages=messages)
+take("parent before")
+child = os.fork()
+if child == 0:
+    seen = {"pending": sync.pending, "running": sync.is_running}
+    take("child")
+    seen["after"] = sync.pending
+    report = sync.close(0.2)
+    print(json.dumps(seen | {"left": report.left}), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+take("parent after")
+print(json.dumps({"pending": sync.pending}), flush=True)
+sync.close(0.2)
+"""
+
+
+@pytest.fixture(scope="session")
+def _shared_honcho() -> Iterator[HonchoServer]:
+    with HonchoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def honcho(_shared_honcho: HonchoServer) -> HonchoServer:
+    _shared_honcho.clear()
+    return _shared_honcho
+
+
+@pytest.fixture
+def start_worker(worker: Any, honcho: HonchoServer) -> Callable[[], Any]:
+    return lambda: worker("-P", "threads", "-c", "4", env={"HONCHO_URL": honcho.url})
+
+
+@pytest.fixture
+def make_gateway(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., TurnSync]]:
+    made: list[TurnSync] = []
+
+    def make(**arguments: Any) -> TurnSync:
+        arguments = {"settings": settings, "workspace": "w", "outbox_dir": tmp_path / "outbox"} | (
+            arguments
+        )
+        made.append(TurnSync(**arguments))
+        return made[-1]
+
+    yield make
+    for gateway in made:
+        gateway.close(0)
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """URL of a Redis that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+def say(gateway: TurnSync, *contents: str, session: str = SESSION) -> None:
+    for content in contents:
+        gateway.sync_turn(session=session, messages=[{"peer": "igor", "content": content}])
+
+
+def numbers(first: int, last: int) -> list[str]:
+    return [str(number) for number in range(first, last)]
+
+
+def written(honcho: HonchoServer, session: str = SESSION) -> list[str]:
+    return [message["content"] for message in honcho.log(honcho_id(session))]
+
+
+def start_gateway(
+    settings: Settings, directory: Path, first: int, last: int, session: str = SESSION
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            GATEWAY,
+            settings.broker_url,
+            settings.prefix,
+            str(directory),
+            session,
+            str(first),
+            str(last),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def accepted_by(process: subprocess.Popen[str]) -> list[str]:
+    """What the gateway process said it accepted, until it was done or killed."""
+    assert process.stdout is not None
+    return [line.strip() for line in iter(process.stdout.readline, "") if line != "done\n"]
+
+
+def test_turns_are_written_in_order_and_flush_waits_for_them(
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+) -> None:
+    # Given a gateway and a worker,
+    start_worker()
+    gateway = make_gateway()
+    # if turns are accepted for two sessions,
+    receipt = gateway.sync_turn(
+        session=SESSION,
+        messages=[
+            {"peer": "igor", "content": "hi", "metadata": {"mood": "good"}},
+            {"peer": "hermes", "content": "hello"},
+        ],
+        metadata={"mood": "unknown", "channel": "telegram"},
+    )
+    say(gateway, *numbers(0, 50))
+    say(gateway, *numbers(0, 50), session="other")
+    # I expect them in Honcho when flush returns, in order
+    assert gateway.flush(session=SESSION, timeout=20)
+    assert written(honcho) == ["hi", "hello", *numbers(0, 50)]
+    assert gateway.flush(session="other", timeout=20)
+    assert written(honcho, "other") == numbers(0, 50)
+    # with what the receipt and the caller said
+    hi, hello = honcho.log(honcho_id(SESSION))[:2]
+    assert (hi["workspace"], hi["session"]) == (receipt.workspace, receipt.session)
+    assert hi["metadata"]["turn_id"] == hello["metadata"]["turn_id"] == receipt.turn_id
+    assert (hi["metadata"]["mood"], hello["metadata"]["mood"]) == ("good", "unknown")
+    assert hi["metadata"]["channel"] == "telegram"
+    assert gateway.pending == gateway.dropped == gateway.refused == 0
+
+
+@one_server
+def test_the_thread_starts_with_the_first_turn(make_gateway: Callable[..., TurnSync]) -> None:
+    gateway = make_gateway()
+    assert not gateway.is_running
+    say(gateway, "hi")
+    assert gateway.is_running
+    gateway.close()
+    assert not gateway.is_running
+
+
+@one_server
+def test_bad_input_is_refused_at_once_and_without_its_text(
+    make_gateway: Callable[..., TurnSync],
+) -> None:
+    gateway = make_gateway()
+    bad: list[dict[str, Any]] = [
+        {"session": "", "messages": [{"peer": "igor", "content": SECRET}]},
+        {"session": "s", "messages": []},
+        {"session": "s", "messages": [{"peer": "igor"}]},
+        {"session": "s", "messages": SECRET},
+        {"session": "s", "messages": SECRET, "metadata": {}},
+        {"session": "s", "messages": [{"peer": "a", "content": SECRET}], "metadata": SECRET},
+        {"session": "s", "messages": [{"peer": "a", "content": SECRET}], "turn_id": "no spaces"},
+    ]
+    for arguments in bad:
+        with pytest.raises(InvalidTurn) as caught:
+            gateway.sync_turn(**arguments)
+        assert SECRET not in str(caught.value)
+    assert gateway.pending == 0
+
+
+@one_server
+def test_two_gateways_on_one_session_keep_the_order_of_each(
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+) -> None:
+    # Given two gateways on one outbox directory and one session, at the same time,
+    start_worker()
+    gateways = [make_gateway(), make_gateway()]
+    threads = [
+        threading.Thread(target=say, args=(gateway, *(f"{name}{n}" for n in range(100))))
+        for name, gateway in zip("ab", gateways, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for gateway in gateways:
+        assert gateway.flush(session=SESSION, timeout=20)
+    # I expect every turn once, those of each gateway in its order
+    log = written(honcho)
+    assert len(log) == 200
+    for name in "ab":
+        assert [c for c in log if c.startswith(name)] == [f"{name}{n}" for n in range(100)]
+
+
+@one_server
+def test_turns_survive_a_gateway_killed_while_redis_is_away(
+    settings: Settings,
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+    server: Server,
+    tmp_path: Path,
+) -> None:
+    # Given a Redis that is dead, and a gateway that accepts turns and is then killed,
+    server.kill()
+    process = start_gateway(settings, tmp_path / "outbox", 0, 20)
+    with process:
+        assert process.stdout is not None
+        accepted = [process.stdout.readline().strip() for _ in range(20)]
+        process.kill()
+    assert accepted == numbers(0, 20)
+    # if Redis comes back, and a new gateway is made that takes later turns,
+    server.start()
+    start_worker()
+    gateway = make_gateway()
+    assert gateway.pending == 20
+    say(gateway, *numbers(20, 25))
+    # I expect all of them, once and in order
+    assert gateway.flush(session=SESSION, timeout=30)
+    assert written(honcho) == numbers(0, 25)
+
+
+@pytest.mark.chaos
+@one_server
+def test_turns_survive_a_gateway_killed_at_any_moment(
+    settings: Settings,
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+    tmp_path: Path,
+) -> None:
+    # Given gateways that are killed, one after another, while they accept and publish,
+    start_worker()
+    accepted: list[str] = []
+    for kill_after in (1, 7, 40, 90):
+        # One may have been accepted that the process died before it could name.
+        first = int(accepted[-1]) + 2 if accepted else 0
+        with start_gateway(settings, tmp_path / "outbox", first, first + 400) as process:
+            assert process.stdout is not None
+            accepted += [process.stdout.readline().strip() for _ in range(kill_after)]
+            process.kill()
+            # What it said before it died counts as well.
+            accepted += accepted_by(process)
+    # if another one comes,
+    gateway = make_gateway()
+    assert gateway.flush(session=SESSION, timeout=60)
+    # I expect what was accepted, once and in order
+    log = written(honcho)
+    assert len(log) == len(set(log))
+    assert log == sorted(log, key=int)
+    assert set(accepted) <= set(log)
+    assert len(set(log) - set(accepted)) <= 4
+
+
+@one_server
+def test_redis_may_be_dead_at_the_start_and_in_between(
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Given a Redis that is dead when the gateway starts,
+    server.kill()
+    gateway = make_gateway()
+    say(gateway, *numbers(0, 5))
+    # I expect turns to wait, flush to say why, and one warning
+    with pytest.raises(StillSyncing) as caught:
+        gateway.flush(session=SESSION, timeout=0.5)
+    assert caught.value.waiting == 5
+    assert 0.5 <= caught.value.seconds < 3
+    assert "refused" in caught.value.reason
+    assert [r.levelno for r in caplog.records if "gateway" in r.name] == [logging.WARNING]
+    # if it comes back, goes and comes back again,
+    server.start()
+    start_worker()
+    assert gateway.flush(session=SESSION, timeout=30)
+    server.kill()
+    say(gateway, *numbers(5, 10))
+    server.start()
+    # I expect all of them, once and in order
+    assert gateway.flush(session=SESSION, timeout=30)
+    assert written(honcho) == numbers(0, 10)
+
+
+@one_server
+def test_a_wrong_password_is_named_and_not_shown(
+    make_server: Callable[..., Server],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Given a gateway with a wrong password,
+    server = make_server(password="correct")
+    url = server.url.replace("correct", "mistaken")
+    with TurnSync(broker_url=url, workspace="w", outbox_dir=tmp_path / "outbox") as gateway:
+        say(gateway, SECRET)
+        # I expect the reason, without passwords and conversation
+        with pytest.raises(StillSyncing, match=r"WRONGPASS|invalid username-password") as caught:
+            gateway.flush(session=SESSION, timeout=0.5)
+        told = caplog.text + str(caught.value)
+        assert gateway.close(0.1).left == 1
+    assert not any(word in told for word in ("mistaken", "correct", SECRET))
+    # and the turn to go out when the password is right
+    with TurnSync(broker_url=server.url, workspace="w", outbox_dir=tmp_path / "outbox") as gateway:
+        wait_until(lambda: gateway.pending == 0, 10, "the turn to be sent")
+
+
+@one_server
+def test_a_black_holed_redis_costs_the_caller_nothing(
+    black_hole: str, tmp_path: Path, server_type: type[Server]
+) -> None:
+    # Given a Redis that takes connections and never answers,
+    gateway = TurnSync(broker_url=black_hole, workspace="w", outbox_dir=tmp_path / "outbox")
+    say(gateway, "first")
+    wait_until(lambda: gateway.is_running, 5, "the thread to start")
+    # I expect five turns to be accepted in less than a millisecond each
+    took = []
+    for number in range(5):
+        begun = time.perf_counter()
+        say(gateway, str(number))
+        took.append(time.perf_counter() - begun)
+    assert statistics.median(took) < 0.001
+    # flush and close to keep their bounds
+    begun = time.perf_counter()
+    with pytest.raises(StillSyncing):
+        gateway.flush(session=SESSION, timeout=0.2)
+    report = gateway.close(0.3)
+    assert time.perf_counter() - begun < 1.5
+    # and all of it to be left for later
+    assert (report.published, report.left, report.lost) == (0, 6, 0)
+
+
+@one_server
+def test_close_reports_once_and_ends_everything(
+    make_gateway: Callable[..., TurnSync], redis_client: redis.Redis, settings: Settings
+) -> None:
+    # Given a gateway with turns on their way,
+    gateway = make_gateway()
+    say(gateway, *numbers(0, 20))
+    # if it is closed, twice,
+    report = gateway.close()
+    assert gateway.close(0) == report
+    # I expect them in Redis, nothing left, and no further turn
+    assert (report.left, report.lost) == (0, 0)
+    stats: Any = redis_client.hgetall(f"{{{settings.prefix}}}:stats")
+    assert stats[b"accepted"] == b"20"
+    with pytest.raises(Closed):
+        say(gateway, "late")
+    with pytest.raises(Closed):
+        gateway.flush(session=SESSION, timeout=1)
+    assert not any("hermes-tasks" in thread.name for thread in threading.enumerate())
+
+
+@one_server
+def test_a_flush_without_a_worker_says_so(
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    settings: Settings,
+) -> None:
+    # Given turns in Redis and no worker,
+    gateway = make_gateway()
+    say(gateway, "1", "2", "3")
+    # I expect flush to tell how many wait, for how long and for what
+    with pytest.raises(StillSyncing, match=r"3 turns wait .* no worker") as caught:
+        gateway.flush(session=SESSION, timeout=0.3)
+    assert caught.value.waiting == 3
+    assert 0.3 <= caught.value.seconds < 2
+    # and to succeed when one comes, also when it waits already
+    waiter = threading.Thread(target=gateway.flush, kwargs={"session": SESSION, "timeout": 30})
+    waiter.start()
+    start_worker()
+    waiter.join(30)
+    assert not waiter.is_alive()
+    assert gateway.flush(session=SESSION, timeout=5)
+
+
+@one_server
+def test_a_flush_of_a_sleeping_session_says_until_when(
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+) -> None:
+    # Given a Honcho that fails,
+    honcho.control(fail=503, times=1000)
+    start_worker()
+    gateway = make_gateway()
+    say(gateway, "1")
+
+    def asleep() -> StillSyncing | None:
+        with pytest.raises(StillSyncing) as caught:
+            gateway.flush(session=SESSION, timeout=0.1)
+        return caught.value if caught.value.retry_after is not None else None
+
+    # I expect flush to tell when the next attempt is
+    told = wait_until(asleep, 15, "the session to sleep")
+    assert "the next is at" in told.reason
+    assert told.retry_after is not None
+    assert told.retry_after < 61
+    honcho.control(reset=True)
+    assert gateway.flush(session=SESSION, timeout=30)
+
+
+@one_server
+def test_a_row_that_cannot_be_sent_blocks_nothing(
+    settings: Settings,
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Given an outbox whose second row is no JSON and whose third is no turn,
+    with TurnSync(settings=settings, workspace="w", outbox_dir=tmp_path / "outbox") as sender:
+        say(sender, "1")
+        wait_until(lambda: sender.pending == 0, 10, "the first turn to be sent")
+    key = f"default:w:{honcho_id(SESSION)}"
+    spool = Spool(tmp_path / "outbox", _destination(settings))
+    spool.append(key, "bad", SECRET)
+    spool.append(key, "worse", json.dumps({"text": SECRET}))
+    spool.close()
+    # if a gateway sends it,
+    start_worker()
+    gateway = make_gateway()
+    say(gateway, "2", "3")
+    # I expect the others to be written, and both to be kept aside
+    assert gateway.flush(session=SESSION, timeout=20)
+    assert written(honcho) == ["1", "2", "3"]
+    assert gateway.refused == 2
+    (kept,) = (tmp_path / "outbox").glob("refused-*.db")
+    with sqlite3.connect(kept) as database:
+        assert database.execute("SELECT turn_id FROM refused").fetchall() == [("bad",), ("worse",)]
+    database.close()
+    assert SECRET not in caplog.text
+
+
+@one_server
+def test_a_gap_is_closed_by_sending_without_predecessor(
+    settings: Settings, make_gateway: Callable[..., TurnSync], redis_client: redis.Redis
+) -> None:
+    # Given three rows of which the middle one, which the third names, can never be sent,
+    gateway = make_gateway()
+    key = f"default:w:{honcho_id(SESSION)}"
+    spool = gateway._spool
+    redis_client.client_pause(300)
+    say(gateway, "1")
+    spool.append(key, "bad", "no JSON")
+    say(gateway, "3")
+    # I expect Redis to answer gap for the third, and to get it in the end
+    wait_until(lambda: gateway.pending == 0, 10, "the rows to be sent")
+    stats: Any = redis_client.hgetall(f"{{{settings.prefix}}}:stats")
+    assert (stats[b"accepted"], stats[b"gap"]) == (b"2", b"1")
+    assert gateway.refused == 1
+
+
+@one_server
+def test_a_broken_session_in_redis_does_not_stop_the_others(
+    settings: Settings, make_gateway: Callable[..., TurnSync], redis_client: redis.Redis
+) -> None:
+    # Given a session whose key in Redis is something else,
+    key = f"default:w:{honcho_id(SESSION)}"
+    redis_client.set(f"{{{settings.prefix}}}:session:{key}", "not a hash")
+    # if turns come for it and for another,
+    gateway = make_gateway()
+    say(gateway, "1")
+    say(gateway, "2", session="other")
+    # I expect the first to be kept aside after a few attempts, and the other to go on
+    wait_until(lambda: gateway.pending == 0, 20, "the rows to be sent")
+    assert gateway.refused == 1
+    stats: Any = redis_client.hgetall(f"{{{settings.prefix}}}:stats")
+    assert stats[b"accepted"] == b"1"
+
+
+@one_server
+def test_a_redis_that_takes_no_writes_is_waited_for(
+    make_gateway: Callable[..., TurnSync], redis_client: redis.Redis
+) -> None:
+    # Given a Redis that became a replica, as the old master does after a failover,
+    redis_client.replicaof("127.0.0.1", "1")
+    try:
+        gateway = make_gateway()
+        say(gateway, SECRET)
+        with pytest.raises(StillSyncing, match="ReadOnlyError") as caught:
+            gateway.flush(session=SESSION, timeout=1)
+        assert SECRET not in str(caught.value)
+    finally:
+        redis_client.replicaof("NO", "ONE")
+    # I expect the turn to be sent when it is a master again, not to be given up
+    wait_until(lambda: gateway.pending == 0, 20, "the turn to be sent")
+    assert gateway.refused == 0
+
+
+@one_server
+def test_an_outbox_that_was_sent_already_is_written_once(
+    settings: Settings,
+    start_worker: Callable[[], Any],
+    make_gateway: Callable[..., TurnSync],
+    honcho: HonchoServer,
+    server: Server,
+    tmp_path: Path,
+) -> None:
+    # Given a gateway that died after Redis accepted its turns, before it could take them out:
+    # a copy of its outbox from before, put back after,
+    server.kill()
+    with start_gateway(settings, tmp_path / "outbox", 0, 10) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline().strip() for _ in range(10)] == numbers(0, 10)
+        process.kill()
+    shutil.copytree(tmp_path / "outbox", tmp_path / "copy")
+    server.start()
+    start_worker()
+    first = make_gateway()
+    assert first.flush(session=SESSION, timeout=30)
+    first.close()
+    # if another gateway sends it again, after all were written,
+    second = make_gateway(outbox_dir=tmp_path / "copy")
+    assert second.pending == 10
+    assert second.flush(session=SESSION, timeout=30)
+    # I expect each in Honcho once, in order
+    assert written(honcho) == numbers(0, 10)
+
+
+@one_server
+def test_a_forked_child_is_a_gateway_of_its_own(tmp_path: Path, server_type: type[Server]) -> None:
+    # Given a gateway with a turn that Redis has not accepted, that forks,
+    arguments = ["redis://127.0.0.1:1/0", "hermes", str(tmp_path / "outbox")]
+    run = subprocess.run(
+        [sys.executable, "-c", FORKING, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    child, parent = (json.loads(line) for line in run.stdout.splitlines())
+    # I expect the child to see nothing of it, and to have only what it was given itself
+    assert child == {"pending": 0, "running": False, "after": 1, "left": 1}
+    # and the parent not to notice
+    assert parent == {"pending": 2}
+    # Both have left their own turns, which the next gateway finds.
+    spool = Spool(tmp_path / "outbox", f"{arguments[0]} hermes")
+    contents = []
+    while (outbox := spool.head()) is not None:
+        for row in outbox.rows(10):
+            contents.append(json.loads(row.body)["messages"][0]["content"])
+            outbox.remove(row)
+    spool.close()
+    assert sorted(contents) == ["child", "parent after", "parent before"]
+
+
+def test_importing_the_package_loads_neither_celery_nor_settings() -> None:
+    script = (
+        "import sys, hermes_tasks\n"
+        "assert not {'celery', 'kombu', 'redis', 'pydantic', 'honcho'} & set(sys.modules)\n"
+        "from celery.app.utils import find_app\n"
+        "from hermes_tasks.app import TASK\n"
+        "import hermes_tasks.tasks\n"
+        "assert TASK in find_app('hermes_tasks').tasks\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
