@@ -18,11 +18,14 @@ attempts = tonumber(attempts or '0')
 if holder ~= token and (state ~= 'ready' or number < tonumber(since)) then return {} end
 if attempts > 0 or solo then most = 1 end   -- one bad follower must not take the others with it
 
+local now = now_ms()
 local batch, size, kind = {}, 0, nil
 
--- Add the next item to the batch if it may share a call with those before it.
-local function join(text)
+-- Add the next item to the batch if it may share a call with those before it. A fresh one, which
+-- no worker had yet, must be due: a purge or an overflow may have made it the head too early.
+local function join(text, fresh)
   local item = parse(text)
+  if fresh and item.not_before > now then return false end
   if #batch > 0 and (#batch >= most or size + item.size > most_size
       or item.kind ~= kind or kind == '-') then
     return false
@@ -40,7 +43,7 @@ open = open and #batch == redis.call('LLEN', INFLIGHT)
 for _, source in ipairs({BACKLOG, WAITING}) do
   local taken = {}
   for _, text in ipairs(open and redis.call('LRANGE', source, 0, most - #batch) or {}) do
-    open = open and join(text)
+    open = open and join(text, true)
     if not open then break end
     taken[#taken + 1] = text
   end
@@ -49,11 +52,14 @@ for _, source in ipairs({BACKLOG, WAITING}) do
     redis.call('LTRIM', source, #taken, -1)
   end
 end
-redis.call('ZREM', READY, name)
 if #batch == 0 then
-  move_on(name, 0)
+  if holder ~= token then
+    redis.call('ZREM', READY, name)
+    move_on(name, now)
+  end
   return {}
 end
+redis.call('ZREM', READY, name)
 
 -- After a new epoch all that was accepted before it is suspect, however many claims it takes.
 local epoch = redis.call('HGET', META, 'epoch') or '0'
@@ -69,5 +75,5 @@ end
 local again = intent or suspect
 redis.call('HDEL', SESSION, 'progress', 'wake')
 redis.call('HSET', SESSION, 'state', 'leased', 'token', token, 'worker', ARGV[5])
-redis.call('ZADD', LEASES, ms(now_ms() + tonumber(ARGV[4])), name)
+redis.call('ZADD', LEASES, ms(now + tonumber(ARGV[4])), name)
 return {again and 1 or 0, attempts, unpack(batch)}
