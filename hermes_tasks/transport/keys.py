@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from urllib.parse import quote
 
 DEFAULT_PREFIX = "hermes"
+
+#: The keys of a session besides its hash: each the hash's name, a colon, and one of these.
+PARTS = ("inflight", "waiting", "backlog", "ids")
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,12 @@ class Names:
 
     def session(self, session: str) -> tuple[str, ...]:
         """The twelve keys of every session script, in the order ``common.lua`` gives."""
-        base = self.key("session", session)
-        return (
-            base,
-            f"{base}:inflight",
-            f"{base}:waiting",
-            f"{base}:backlog",
-            f"{base}:ids",
-            *self._shared,
-        )
+        base = self.key("session", _unmistakable(session))
+        return (base, *(f"{base}:{part}" for part in PARTS), *self._shared)
+
+
+def _unmistakable(session: str) -> str:
+    """A session's name for keys: a session ``a:ids`` must not meet the ids of a session ``a``."""
+    quoted = quote(session, safe=":")
+    name, colon, last = quoted.rpartition(":")
+    return f"{name}%3A{last}" if colon and last in PARTS else quoted
