@@ -47,6 +47,9 @@ for other, number, last in
     return {'duplicate', 0}
   end
   if other == sender then
+    if tonumber(number) > sent then   -- sent again, and late: the place it had reached stays
+      senders[1] = table.concat({sender, number, id}, ' ')
+    end
     if previous and tonumber(number) < previous then
       count('gap')
       return {'gap', 0}
