@@ -35,7 +35,10 @@ if not marked or marked > now or now - marked >= tonumber(ARGV[2]) then
   local entry = redis.call('LINDEX', KEYS[4], -1)
   local good, oldest = pcall(cjson.decode, entry or '')
   oldest = good and type(oldest) == 'table' and tonumber(oldest[1])
-  redis.call('HSET', KEYS[5], 'mark', ms(oldest or tonumber(number or '0') + 1), 'mark_at', ms(now))
+  if not oldest then   -- of a foreign entry nothing is known; the mark it blocks stays
+    oldest = entry and tonumber(mark or '0') or tonumber(number or '0') + 1
+  end
+  redis.call('HSET', KEYS[5], 'mark', ms(oldest), 'mark_at', ms(now))
 end
 return {
   redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms(now), 'LIMIT', 0, ARGV[3]),
