@@ -61,7 +61,8 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
         raise Ignore from None
     except HonchoError as error:
         raise self.retry(exc=error, countdown=_wait(error, self.request.retries)) from error
-    return {"session": lease.session, "written": report.written, "dead": list(report.dead)}
+    written = report.written + report.found
+    return {"session": lease.session, "written": written, "dead": list(report.dead)}
 
 
 def _wait(error: HonchoError, retries: int) -> float:
