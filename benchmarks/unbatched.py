@@ -51,8 +51,9 @@ def stock() -> float:
 
         def done() -> int:
             with client.pipeline() as pipe:
-                waiting, unacked = pipe.llen("celery").hlen("unacked").execute()
-            return TOTAL - int(waiting) - int(unacked)
+                pipe.llen("celery")
+                pipe.hlen("unacked")
+                return TOTAL - sum(pipe.execute())
 
         env = {"STOCK_BROKER_URL": server.url}
         with running_worker(["-c", "2", *_QUIET], env, app="benchmarks.stock"):
