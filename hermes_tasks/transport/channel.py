@@ -21,9 +21,7 @@ from kombu.exceptions import ChannelError
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hermes_tasks.transport import celery_state
 from hermes_tasks.transport.keeper import Keeper, holding_of, keeper_for
@@ -240,14 +238,19 @@ class SessionChannel(kombu_redis.Channel):
 
     def deliver_popped(self, entry: bytes) -> None:
         """Work on an entry that came with an acknowledgement."""
-        self.connection._deliver(loads(entry), self._names.run_queue)
+        self.connection._deliver(_decoded(entry), self._names.run_queue)
 
     def _brpop_read(self, **options: Any) -> Any:
+        self.connection.delivering = False
         try:
             return super()._brpop_read(**options)
-        except ValueError as error:
-            # Not JSON: somebody else pushed to the run queue. It must not stop the worker.
-            logger.error("Dropped a malformed entry of %s: %s", self._names.run, type(error))
+        except (Empty, RedisError, *self.connection_errors):
+            raise
+        except Exception as error:
+            if self.connection.delivering:
+                raise
+            # Kombu could not decode what somebody else pushed. It must not stop the worker.
+            logger.error("Dropped a malformed entry of a queue: %s", type(error).__name__)
             raise Empty from error
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
@@ -256,7 +259,7 @@ class SessionChannel(kombu_redis.Channel):
         if queue != self._names.run_queue:
             return super()._get(queue)
         entry: Any = self.sessions.client.rpop(self._names.run)
-        message = self._claim(loads(entry)) if entry else None
+        message = self._claim(_decoded(entry)) if entry else None
         if message is None:
             raise Empty
         return message._raw
@@ -265,7 +268,8 @@ class SessionChannel(kombu_redis.Channel):
         """The message to deliver for a popped run-queue entry, or ``None``."""
         try:
             number, session = int(entry[0]), str(entry[1])
-        except (TypeError, ValueError, LookupError):
+            session.encode()
+        except (TypeError, ValueError, LookupError, OverflowError):
             logger.error("Dropped a malformed entry of %s", self._names.run)
             return None
         if self._closing:  # Kombu reads the last answer while it closes: too late to work on it
@@ -274,10 +278,11 @@ class SessionChannel(kombu_redis.Channel):
         token = TOKEN_PREFIX + uuid.uuid4().hex
         try:
             claim = self.sessions.claim(session, number, token, self._worker)
-        except (RedisConnectionError, RedisTimeoutError):
+        except self.connection_errors:
             raise
-        except RedisError as error:
-            # Celery would stop the worker. The session is still ready; rescue queues it again.
+        except (RedisError, ValueError) as error:
+            # Celery would stop the worker. The session is still ready, or its lease runs out:
+            # rescue queues it again.
             logger.error("Cannot claim session %s, will try again: %s", session, error)
             return None
         return None if claim is None else self._message(claim)
@@ -338,6 +343,14 @@ class SessionChannel(kombu_redis.Channel):
         """Purging a session drops what waits in it; purging the run queue drops no message."""
         session = self._names.session_of(queue)
         return int(super()._purge(queue)) if session is None else self.sessions.purge(session)
+
+
+def _decoded(entry: bytes) -> Any:
+    """A run-queue entry, or ``None`` for what somebody else put there."""
+    try:
+        return loads(entry)
+    except Exception:  # noqa: BLE001 - Kombu's decoders of typed JSON raise whatever they like
+        return None
 
 
 def _until_revoked(items: tuple[Item, ...]) -> Iterator[Item]:

@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hermes_tasks.transport.sessions import Claimed, Outcome, SessionStore
 
@@ -97,7 +95,7 @@ class Keeper:
         holding.outcome = outcome
         try:
             return self._complete(holding, unless)
-        except (RedisConnectionError, RedisTimeoutError) as error:
+        except RedisError as error:  # from an acknowledgement it would stop the worker
             logger.warning(
                 "Cannot tell Redis how session %s ended, will try again: %s",
                 holding.claim.session,

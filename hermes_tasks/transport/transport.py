@@ -9,6 +9,7 @@ import kombu
 from celery.app.amqp import AMQP
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from hermes_tasks.transport.channel import SessionChannel
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
@@ -33,13 +34,28 @@ class SessionPoller(kombu_redis.MultiChannelPoller):
 
 
 class _SessionTransport(kombu_redis.Transport):
-    """What all transports add: an entry popped for nobody goes back."""
+    """What all transports add: an entry popped for nobody goes back.
+
+    Attributes:
+        delivering: whether what was popped could be decoded, and is being delivered.
+    """
+
+    delivering = False
+
+    #: Of any other error Celery would end the worker. A server that was a primary and is a replica
+    #: now, or is out of memory, is one to come back to: another may be there, or it recovers.
+    connection_errors = (
+        *kombu_redis.Transport.connection_errors,
+        ReadOnlyError,
+        OutOfMemoryError,
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = SessionPoller()
 
     def _deliver(self, message: Any, queue: str) -> None:
+        self.delivering = True
         if queue not in self._callbacks and self._is_run_queue(queue):
             # Consuming was cancelled after the pop. Kombu would reject a message; this is none.
             for channel in self.channels[:1]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-import zlib
+from hashlib import blake2s
 from typing import Any
 
 from celery import Celery, shared_task
@@ -95,7 +95,7 @@ def write(
         numbers, again = [message.args[1] for message in lease.messages], lease.again
     luck = _luck(session, number, self.request.retries)
     if luck < fail / 2:
-        raise self.retry(countdown=0.02 + luck)
+        raise self.retry(countdown=0.05 + luck)
     if lease is not None:
         if any(message.kwargs.get("poison") for message in lease.messages):
             journal.note(f"poisoned:{session}")
@@ -130,7 +130,8 @@ def write(
 
 def _luck(*what: object) -> float:
     """A number in [0, 1) that looks random and is the same in every run."""
-    return zlib.crc32(":".join(map(str, what)).encode()) / 2**32
+    digest = blake2s(":".join(map(str, what)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest) / 2**32
 
 
 @shared_task(base=OrderedTask, bind=True, name="order.note", max_retries=None)
@@ -147,7 +148,7 @@ def hang(self: Any, session: str, number: int) -> None:
     """Hang on the first attempt, until the hard time limit; write on the next."""
     lease = SessionLease.of(self)
     assert lease is not None
-    if self.app.journal.note(f"hung:{session}:{number}") == 1:
+    if self.app.journal.note(f"hung:{session}") == 1:
         time.sleep(60)
     lease.begin(CALL_SECONDS)
     self.app.journal.append(session, [message.args[1] for message in lease.messages])

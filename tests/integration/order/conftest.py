@@ -81,11 +81,19 @@ def fleet(fleet_of_package: Fleet) -> Fleet:
 
 
 @pytest.fixture
-def load(app: Celery, store: SessionStore) -> Iterator[Callable[..., Load]]:
+def load(
+    app: Celery, store: SessionStore, fleet_of_package: Fleet
+) -> Iterator[Callable[..., Load]]:
     """Makes loads of ``(sessions, turns)``; after the test no session may be stuck."""
 
     def make(sessions: int = 40, turns: int = 8) -> Load:
         return Load(app, store, sessions, turns)
 
     yield make
-    check_quiet(store)
+    try:
+        check_quiet(store)
+    except BaseException:
+        # What is stuck would fail every test after this one.
+        fleet_of_package.close()
+        store.client.flushdb()
+        raise

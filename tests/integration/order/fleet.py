@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hermes_tasks.testing.workers import WorkerProcess
+from hermes_tasks.testing.workers import WorkerProcess, clean_environment
 
 APP = "tests.integration.order.app"
 ROOT = Path(__file__).parents[3]
@@ -58,6 +60,25 @@ class Fleet:
         guest.wait_ready()
         return guest
 
+    @property
+    def members(self) -> list[WorkerProcess]:
+        """The lasting workers, as they are now."""
+        return list(self._members)
+
+    def celery(self, *arguments: str) -> str:
+        """What ``celery -A APP ARGUMENTS`` prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", APP, *arguments],
+            env=clean_environment() | self._env(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
     def log(self) -> str:
         """Everything any worker has written to its log."""
         return "".join(
@@ -69,15 +90,18 @@ class Fleet:
         for worker in [*self._members, *self._guests]:
             worker.close()
 
+    def _env(self, **conf: Any) -> dict[str, str]:
+        return {
+            "ORDER_APP": json.dumps(self.settings | conf),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
+
     def _launch(self, *arguments: str, **conf: Any) -> WorkerProcess:
         name = uuid.uuid4().hex[:8]
         worker = WorkerProcess(
             # Mingle asks the neighbours and waits a second for their answers.
             [*arguments, "-l", "INFO", "--without-mingle", "-n", f"{name}@order"],
-            env={
-                "ORDER_APP": json.dumps(self.settings | conf),
-                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            },
+            env=self._env(**conf),
             log=self._logs / f"worker-{name}.log",
             app=APP,
         )

@@ -29,7 +29,9 @@ class Load:
         turns: how many in each.
     """
 
-    def __init__(self, app: Celery, store: SessionStore, sessions: int = 40, turns: int = 8) -> None:
+    def __init__(
+        self, app: Celery, store: SessionStore, sessions: int = 40, turns: int = 8
+    ) -> None:
         self.app = app
         self.store = store
         self.journal: Journal = app.journal

@@ -24,7 +24,7 @@ def test_two_hundred_sessions_keep_their_order_while_the_writer_fails_at_random(
         with make_app(**settings) as app, app.connection_for_write() as connection:
             load = Load(app, private_store(connection), sessions=200, turns=10)
             fleet.heal()
-            load.publish(fail=0.05, work=0.001)
+            load.publish(fail=0.1, work=0.001)
             load.check()
             assert load.store.counters()["retried"] > 0
             known = {name for name in load.store.client.scan_iter() if b"_kombu" not in name}
@@ -47,7 +47,7 @@ def test_the_same_load_on_stock_celery_is_out_of_order(
             for number in range(load.turns):
                 for session in load.sessions:
                     app.tasks["order.write"].apply_async(
-                        (session, number), {"fail": 0.05, "work": 0.001}
+                        (session, number), {"fail": 0.1, "work": 0.001}
                     )
             load.wait_for_share(1.0)
             assert load.disorder() != {}

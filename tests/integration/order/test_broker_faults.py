@@ -1,0 +1,157 @@
+"""Order while the broker loses scripts, connections, its run queue, its memory or its life."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from celery import Celery
+
+from hermes_tasks.testing.servers import Server
+from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.testing.workers import WorkerProcess
+from hermes_tasks.transport import SessionStore
+from tests.integration.order.app import LEASE
+from tests.integration.order.fleet import Fleet
+from tests.integration.order.load import Load
+
+pytestmark = pytest.mark.chaos
+
+WORK = 0.02
+
+
+def test_the_broker_killed_and_started_again_from_its_append_only_file(
+    fleet: Fleet, load: Callable[..., Load], broker: Server
+) -> None:
+    turns = load()
+    turns.publish(work=WORK)
+    turns.wait_for_share(0.1)
+    broker.kill()
+    broker.start()
+    turns.check()
+    assert all(worker.is_running for worker in fleet.members)
+
+
+def test_the_broker_stopped_for_three_leases(
+    fleet: Fleet, load: Callable[..., Load], broker: Server
+) -> None:
+    """When it goes on, all leases have run out, and all workers believe that they hold theirs."""
+    turns = load()
+    turns.publish(work=WORK)
+    turns.wait_for_share(0.1)
+    broker.pause()
+    time.sleep(3 * LEASE)
+    broker.resume()
+    turns.check()
+
+
+def test_scripts_are_flushed_while_turns_are_published_and_written(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    turns = load()
+    for share in (0.05, 0.3, 0.6):
+        if share < 0.1:
+            turns.publish(work=WORK)
+        turns.wait_for_share(share)
+        store.client.script_flush()
+    turns.check()
+
+
+def test_all_connections_are_killed_again_and_again(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    turns = load(turns=12)
+    turns.publish(work=WORK)
+    for share in (0.05, 0.3, 0.6):
+        turns.wait_for_share(share)
+        for kind in ("normal", "pubsub"):
+            store.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    turns.check()
+
+
+def test_a_purge_of_the_run_queue_loses_no_turn(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore, app_settings: dict[str, str]
+) -> None:
+    turns = load()
+    gate = turns.sessions[0]
+    turns.publish(gate=gate)
+    turns.journal.wait_for_arrivals(gate, 8)
+    assert store.client.llen(store.names.run) == 32
+    printed = fleet.celery("purge", "-f", "-Q", store.names.run_queue)
+    assert "Purged 32 messages" in printed
+    turns.journal.open(gate)
+    turns.check()
+
+
+GARBAGE = [
+    b"no json",
+    b"\xff\xfe\x00",
+    b"",
+    b"5",
+    b"null",
+    b'"text"',
+    b"[]",
+    b"[1]",
+    b"{}",
+    b'{"a": 1}',
+    b'["x", "y"]',
+    b'[1, "nobody"]',
+    b'["99999999999999999999999999999999", "nobody"]',
+    b'["nan", "nobody"]',
+    b'["inf", "nobody"]',
+    b'[Infinity, "nobody"]',
+    b'[NaN, "nobody"]',
+    b"[[1], {}]",
+    b"[" * 5000,
+    b'{"__type__": "datetime", "__value__": 5}',
+    b'{"__type__": "nothing", "__value__": 5}',
+    b'[1, "\\ud800"]',
+    b'[1, "\\u0000"]',
+]
+
+
+def test_garbage_on_the_run_queue_stops_no_worker(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    turns = load()
+    turns.publish(work=WORK)
+    for entry in GARBAGE * 3:
+        store.client.lpush(store.names.run, entry)
+        store.client.rpush(store.names.run, entry)
+    turns.check()
+    assert all(worker.is_running for worker in fleet.members)
+
+
+def test_a_broker_without_memory_refuses_and_loses_nothing(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    turns = load()
+    turns.publish(work=WORK)
+    turns.wait_for_share(0.1)
+    with config(store, "maxmemory", "1mb", "0"):
+        time.sleep(2 * LEASE)
+    turns.check()
+
+
+def test_a_broker_that_may_not_be_written_for_a_while(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    """As after a failover, when workers still reach the server that is a replica now."""
+    turns = load()
+    turns.publish(work=WORK)
+    turns.wait_for_share(0.1)
+    store.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    time.sleep(2 * LEASE)
+    store.client.execute_command("REPLICAOF", "NO", "ONE")
+    turns.check()
+
+
+@contextmanager
+def config(store: SessionStore, name: str, during: str, after: str) -> Iterator[None]:
+    store.client.config_set(name, during)
+    try:
+        yield
+    finally:
+        store.client.config_set(name, after)

@@ -1,0 +1,154 @@
+"""Order while workers are killed, stopped, shut down, and lose the processes of their pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+
+from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.testing.workers import WorkerProcess
+from tests.integration.order.app import LEASE
+from tests.integration.order.fleet import Fleet, node_name, signal_group
+from tests.integration.order.load import Load
+
+pytestmark = pytest.mark.chaos
+
+#: Seconds of work before and after each write: a fault meets most batches half done.
+WORK = 0.02
+
+
+def hurt_while_working(load: Load, victim: WorkerProcess, hurt: Callable[[], object]) -> list[str]:
+    """Hurt a worker in the middle of the load; the sessions it held a lease on."""
+    load.publish(work=WORK)
+    load.wait_for_share(0.1)
+    held = wait_until(lambda: load.leased_by(victim), 10.0, "the victim to hold a lease")
+    hurt()
+    return held
+
+
+def test_a_worker_killed_with_its_pool_in_the_middle_of_its_batches(
+    fleet: Fleet, load: Callable[..., Load]
+) -> None:
+    victim, _ = fleet.heal()
+    turns = load()
+    held = hurt_while_working(turns, victim, victim.kill)
+    killed_at = time.monotonic()
+    assert held
+    turns.check()
+    assert time.monotonic() - killed_at < LEASE + 2.0 + 3.0  # the lease, its rescue, and the rest
+
+
+def test_a_main_process_killed_alone_leaves_pool_processes_that_write_nothing_twice(
+    fleet: Fleet, load: Callable[..., Load]
+) -> None:
+    victim, _ = fleet.heal()
+    turns = load()
+    assert hurt_while_working(turns, victim, lambda: os.kill(victim.pid, signal.SIGKILL))
+    turns.check()
+
+
+def test_a_worker_stopped_for_four_leases_writes_nothing_when_it_goes_on(
+    fleet: Fleet, load: Callable[..., Load]
+) -> None:
+    """Its tasks stand between ``begin`` and the write: only ``check`` can keep them from it."""
+    victim = fleet.heal()[0]
+    turns = load(sessions=8, turns=4)
+    gate = turns.sessions[0]
+    turns.publish(gate=gate)
+    turns.journal.wait_for_arrivals(gate, 8)
+    held = turns.leased_by(victim)
+    assert len(held) == 4
+
+    signal_group(victim, signal.SIGSTOP)
+    time.sleep(4 * LEASE)
+    turns.journal.open(gate)
+    turns.wait_until_done()
+    signal_group(victim, signal.SIGCONT)
+
+    def refused() -> int:
+        return sum(turns.journal.noted(f"refused:{session}") for session in held)
+
+    wait_until(lambda: refused() == 4, 10.0, "the stopped tasks to see that they are too late")
+    turns.check()
+
+
+def test_a_main_process_stopped_for_four_leases_while_its_pool_goes_on(
+    fleet: Fleet, load: Callable[..., Load]
+) -> None:
+    victim, _ = fleet.heal()
+    turns = load()
+
+    def stop() -> None:
+        os.kill(victim.pid, signal.SIGSTOP)
+        time.sleep(4 * LEASE)
+        os.kill(victim.pid, signal.SIGCONT)
+
+    assert hurt_while_working(turns, victim, stop)
+    turns.check()
+
+
+def test_a_warm_shutdown_ends_what_it_began(fleet: Fleet, load: Callable[..., Load]) -> None:
+    victim, _ = fleet.heal()
+    turns = load()
+    assert hurt_while_working(turns, victim, lambda: victim.send(signal.SIGTERM))
+    assert victim.wait() == 0
+    assert turns.leased_by(victim) == []
+    turns.check()
+    assert all(turns.journal.noted(f"late:{session}") == 0 for session in turns.sessions)
+
+
+def test_a_cold_shutdown_gives_all_sessions_back_at_once(
+    fleet: Fleet, load: Callable[..., Load]
+) -> None:
+    victim, _ = fleet.heal()
+    turns = load()
+    assert hurt_while_working(turns, victim, lambda: victim.send(signal.SIGQUIT))
+    victim.wait()
+    assert turns.leased_by(victim) == []
+    turns.check()
+
+
+def test_a_soft_shutdown_lets_running_tasks_end_and_keeps_their_leases(
+    fleet: Fleet, load: Callable[..., Load]
+) -> None:
+    """It sleeps in a signal handler, longer than a lease: nothing of the event loop runs."""
+    victim = fleet.start(worker_soft_shutdown_timeout=2 * LEASE)
+    turns = load(sessions=30, turns=4)
+    held = hurt_while_working(turns, victim, lambda: victim.send(signal.SIGQUIT))
+    victim.wait()
+    assert held
+    assert turns.leased_by(victim) == []
+    turns.check()
+
+
+def test_pool_processes_killed_at_work(
+    fleet: Fleet, load: Callable[..., Load], app: Celery
+) -> None:
+    victim, _ = fleet.heal()
+    name = node_name(victim)
+    stats = app.control.inspect(destination=[name], timeout=5.0, limit=1).stats()
+    pool = stats[name]["pool"]["processes"]
+    turns = load()
+
+    def kill() -> None:
+        for process in pool:
+            os.kill(process, signal.SIGKILL)
+
+    assert hurt_while_working(turns, victim, kill)
+    turns.check()
+    assert victim.is_running
+
+
+def test_a_hard_time_limit_costs_an_attempt_and_no_order(
+    fleet: Fleet, load: Callable[..., Load]
+) -> None:
+    turns = load(sessions=2, turns=6)
+    turns.publish("order.hang")
+    turns.check()
+    assert all(turns.journal.noted(f"hung:{s}") > 1 for s in turns.sessions)
+    assert "Hard time limit" in fleet.log()
