@@ -127,6 +127,7 @@ class Outbox:
         self._limit = limit
         self._lock = threading.RLock()
         self._writes = 0
+        self._checkpoints = 0
         self._truncated = True
         self._sending = 0
         self._closed = False
@@ -226,26 +227,27 @@ class Outbox:
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database, beside the appends that go on."""
         if self.path is not None and self._writes:
-            self._writes = 0
             self._pragma("wal_checkpoint(PASSIVE)")
+            with self._lock:
+                self._start_log()
 
     def truncate(self) -> None:
         """Empty the write-ahead log: no turn stays readable in it, and no space is held."""
         if self.path is None or self._truncated:
             return
         # The disk is waited for here, so that little is left to copy under the lock.
-        self.checkpoint()
+        self._pragma("wal_checkpoint(PASSIVE)")
         with self._lock:
-            self._truncated = True
             self._pragma("wal_checkpoint(TRUNCATE)")
+            self._start_log()
+            self._truncated = True
 
     def close(self) -> None:
-        """Close the file, its write-ahead log emptied as far as the disk allows. Idempotent."""
+        """Close the file; SQLite empties the write-ahead log when it does. Idempotent."""
         with self._lock:
             if self._closed:
                 return
             self._take_out_settled()
-            self.truncate()
             self._closed = True
             with using_sqlite:
                 self._reader.close()
@@ -304,6 +306,13 @@ class Outbox:
             return False
         self._written()
         return True
+
+    def _start_log(self) -> None:
+        # The first write after a checkpoint starts the log anew and waits for the disk
+        # (SQLite syncs the new header). It must not be an append, and it must change something.
+        self._checkpoints += 1
+        self._write("REPLACE INTO about VALUES ('checkpoints', ?)", (str(self._checkpoints),))
+        self._writes = 0
 
     def _written(self) -> None:
         self._writes += 1

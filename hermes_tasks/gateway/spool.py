@@ -67,6 +67,7 @@ class Spool:
 
     Attributes:
         changed: notified when rows were sent, and when the spool closes.
+        appended_at: when the last turn came, monotonic.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Spool:
         self._locks: dict[Outbox, int] = {}
         self._own: Outbox | None = None
         self._failed_at = 0.0
+        self.appended_at = 0.0
         self._more_to_adopt = False
         self._counted_drops = 0
         self._counted_refusals = 0
@@ -110,6 +112,7 @@ class Spool:
                 own.append(session_key, turn_id, body)
             except OutboxError as error:
                 self._fall_back(error).append(session_key, turn_id, body)
+        self.appended_at = time.monotonic()
 
     def head(self) -> Outbox | None:
         """The outbox whose rows are published next: the first that is not empty."""

@@ -94,10 +94,12 @@ def make_gateway(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., T
     made: list[TurnSync] = []
 
     def make(**arguments: Any) -> TurnSync:
-        arguments = {"settings": settings, "workspace": "w", "outbox_dir": tmp_path / "outbox"} | (
-            arguments
-        )
-        made.append(TurnSync(**arguments))
+        defaults: dict[str, Any] = {
+            "settings": settings,
+            "workspace": "w",
+            "outbox_dir": tmp_path / "outbox",
+        }
+        made.append(TurnSync(**(defaults | arguments)))
         return made[-1]
 
     yield make
@@ -190,11 +192,12 @@ def test_turns_are_written_in_order_and_flush_waits_for_them(
 @one_server
 def test_the_thread_starts_with_the_first_turn(make_gateway: Callable[..., TurnSync]) -> None:
     gateway = make_gateway()
-    assert not gateway.is_running
+    running = [gateway.is_running]
     say(gateway, "hi")
-    assert gateway.is_running
+    running.append(gateway.is_running)
     gateway.close()
-    assert not gateway.is_running
+    running.append(gateway.is_running)
+    assert running == [False, True, False]
 
 
 @one_server
