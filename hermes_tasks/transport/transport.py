@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import kombu
 from celery.app.amqp import AMQP
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
@@ -128,6 +129,21 @@ class SessionConnection(kombu.Connection):
 
     def _init_params(self, *args: Any, transport: Any = None, **params: Any) -> None:
         super()._init_params(*args, transport=_TRANSPORTS.get(transport, transport), **params)
+
+    def Pool(self, limit: int | None = None, **options: Any) -> SessionConnectionPool:  # noqa: N802
+        """A pool of such connections; Kombu's holds connections of a class of its own."""
+        return SessionConnectionPool(self, limit, **options)
+
+
+class PooledSessionConnection(SessionConnection, PooledConnection):
+    """One of a :class:`SessionConnectionPool`."""
+
+
+class SessionConnectionPool(ConnectionPool):
+    """What Celery publishes through when it is given no producer, as every retry does."""
+
+    def new(self) -> PooledSessionConnection:
+        return PooledSessionConnection(self, **dict(self.connection._info(resolve=False)))
 
 
 class SessionAMQP(AMQP):
