@@ -53,7 +53,8 @@ def stock() -> float:
             with client.pipeline() as pipe:
                 pipe.llen("celery")
                 pipe.hlen("unacked")
-                return TOTAL - sum(pipe.execute())
+                left: int = sum(pipe.execute())
+            return TOTAL - left
 
         env = {"STOCK_BROKER_URL": server.url}
         with running_worker(["-c", "2", *_QUIET], env, app="benchmarks.stock"):
