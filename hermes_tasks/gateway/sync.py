@@ -251,7 +251,9 @@ class TurnSync:
 def _destination(settings: Settings) -> str:
     """The Redis and the deployment that turns are meant for, whatever password that takes."""
     address = re.sub(r"//[^/@;]*@", "//", settings.safe_broker_url)
-    return f"{address} {settings.prefix}"
+    options = settings.broker_options
+    keyprefix = f"{options.get('global_keyprefix', '')}{settings.prefix}"
+    return " ".join(filter(None, (address, options.get("master_name"), keyprefix)))
 
 
 def _with_metadata(messages: Any, metadata: Any) -> Any:
