@@ -7,6 +7,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 PYTEST_ARGS ?=
+# The host pins honcho-ai to 2.2.0, which the environment has. What talks to Honcho is also tested
+# with this one.
+HONCHO_NEWEST := 2.7.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench up install clean
@@ -20,7 +23,8 @@ demo: install  ## Send a conversation through the queue, kill a worker in the mi
 up: install  ## Run a broker and a worker in the foreground (needs HONCHO_URL).
 	$(BIN)/hermes-tasks up
 
-test: lint  ## Lint, check types, run every test.
+test: lint $(VENV)/honcho-$(HONCHO_NEWEST)  ## Lint, check types, run every test.
+	PYTHONPATH=$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install  ## Check format, lint and types.
@@ -43,6 +47,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/honcho-$(HONCHO_NEWEST): $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $@ honcho-ai==$(HONCHO_NEWEST)
 	@touch $@
 
 clean:  ## Remove what the targets made.
