@@ -24,7 +24,7 @@ up: install  ## Run a broker and a worker in the foreground (needs HONCHO_URL).
 	$(BIN)/hermes-tasks up
 
 test: lint $(VENV)/honcho-$(HONCHO_NEWEST)  ## Lint, check types, run every test.
-	PYTHONPATH=$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(PYTEST_ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install  ## Check format, lint and types.

@@ -23,7 +23,8 @@ from hypothesis import settings as hypothesis_settings
 
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import ConfigurationError
-from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server, Tls
+from hermes_tasks.testing.server_config import Tls
+from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server
 from hermes_tasks.testing.workers import WorkerProcess
 
 # The first examples start servers; a slow machine is not a failure.

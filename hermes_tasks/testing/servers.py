@@ -20,38 +20,19 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
-from urllib.parse import quote, urlencode
 
 import redis
 
 from hermes_tasks.errors import BrokerUnavailable, ConfigurationError, MissingExtra
+from hermes_tasks.testing.server_config import HOST, Lines, ServerConfig, Tls
 
-HOST = "127.0.0.1"
+__all__ = ["EmbeddedValkey", "RedisServer", "Server", "Tls"]
+
 _START_SECONDS = 15.0
 _PORT_TRIES = 5
 _READY = "Ready to accept connections"
-
-Config = Mapping[str, str | int | Sequence[str]]
-"""Lines of a server's configuration file; a sequence repeats its name, once per item."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """The files of a server that speaks TLS only.
-
-    Attributes:
-        certificate: the server's certificate, valid for 127.0.0.1.
-        key: its private key.
-        authority: the certificate that signed it, which clients are to trust.
-    """
-
-    certificate: Path
-    key: Path
-    authority: Path
 
 
 class Server:
@@ -83,7 +64,7 @@ class Server:
         password: str | None = None,
         acl: str = "~* &* +@all",
         tls: Tls | None = None,
-        config: Config | None = None,
+        config: Lines | None = None,
     ) -> None:
         if tls is not None and not self.speaks_tls:
             raise ConfigurationError(f"{self.name} was built without TLS")
@@ -97,11 +78,7 @@ class Server:
         self.data_dir = data_dir.absolute()
         self._given_port = port
         self._port = port
-        self._user = user
-        self._password = password
-        self._acl = acl
-        self._tls = tls
-        self._config = dict(config or {})
+        self._config = ServerConfig(user, password, acl, tls, config or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -125,13 +102,7 @@ class Server:
     @property
     def url(self) -> str:
         """Its database 0 as a broker URL, with everything a client needs to get in."""
-        credentials = ""
-        if self._password is not None:
-            credentials = f"{quote(self._user or '', safe='')}:{quote(self._password, safe='')}@"
-        if self._tls is None:
-            return f"redis://{credentials}{HOST}:{self.port}/0"
-        options = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(self._tls.authority)}
-        return f"rediss://{credentials}{HOST}:{self.port}/0?{urlencode(options)}"
+        return self._config.url(self.port)
 
     @property
     def pid(self) -> int:
@@ -234,7 +205,7 @@ class Server:
         configuration = self.data_dir / "server.conf"
         with _lock(self.data_dir) as lock:
             configuration.touch(mode=0o600)
-            configuration.write_text(self._configuration(), encoding="utf-8")
+            configuration.write_text(self._config.text(self.port, self.data_dir), encoding="utf-8")
             with self.log_path.open("ab") as log:
                 begin = log.tell()
                 self._process = subprocess.Popen(
@@ -285,38 +256,6 @@ class Server:
         last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
         return BrokerUnavailable(
             f"{self.name} ended at once with status {self._running().returncode}: {last.strip()}"
-        )
-
-    def _configuration(self) -> str:
-        lines: dict[str, str | int | Sequence[str]] = {
-            "bind": HOST,
-            "dir": f'"{self.data_dir}"',
-            "daemonize": "no",
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "save": '""',
-            "maxmemory-policy": "noeviction",
-        }
-        if self._tls is None:
-            lines["port"] = self.port
-        else:
-            lines |= {
-                "port": 0,
-                "tls-port": self.port,
-                "tls-cert-file": str(self._tls.certificate),
-                "tls-key-file": str(self._tls.key),
-                "tls-ca-cert-file": str(self._tls.authority),
-                "tls-auth-clients": "no",
-            }
-        if self._user is not None:
-            lines["user"] = ["default off", f"{self._user} on >{self._password} {self._acl}"]
-        elif self._password is not None:
-            lines["requirepass"] = f'"{self._password}"'
-        lines |= self._config
-        return "".join(
-            f"{name} {value}\n"
-            for name, values in lines.items()
-            for value in ([values] if isinstance(values, str | int) else values)
         )
 
 

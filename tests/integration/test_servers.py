@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from hermes_tasks.errors import BrokerUnavailable, ConfigurationError
-from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server, Tls
+from hermes_tasks.testing.server_config import Tls
+from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server
 
 
 def test_a_killed_server_comes_back_on_its_port_with_what_it_accepted(
@@ -59,7 +62,7 @@ def test_a_password_is_asked_for_and_stands_in_the_url(
     with server.client() as client:
         assert client.ping()
     with (
-        redis.Redis(port=server.port, retry=None) as stranger,
+        redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as stranger,
         pytest.raises(redis.AuthenticationError),
     ):
         stranger.ping()
