@@ -44,6 +44,7 @@ __all__ = [
     "HonchoError",
     "InvalidTurn",
     "LeaseLost",
+    "MissingExtra",
     "OutboxError",
     "Overloaded",
     "QueueError",

@@ -123,7 +123,8 @@ class Flush:
         try:
             progress: Progress = store.progress(session_key)
         except FAILURES as error:
-            raise self._link.broken(error) from error
+            with self._lock:
+                raise self._link.broken(error) from error
         return progress
 
     def _check_open(self) -> None:

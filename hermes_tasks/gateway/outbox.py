@@ -24,6 +24,9 @@ from hermes_tasks.errors import OutboxError
 CHECKPOINT_WRITES = 50
 """Writes after which the write-ahead log is moved into the database."""
 
+LOG_BYTES = 4 * 1024 * 1024
+"""What the write-ahead log's file is cut to, had it to grow while no checkpoint could be made."""
+
 using_sqlite = threading.RLock()
 """Held while any outbox calls SQLite other than to append.
 
@@ -133,10 +136,12 @@ class Outbox:
         self._closed = False
         # Accepted by Redis, but the disk was too full to take them out; never sent again.
         self._settled: set[int] = set()
+        self._connections: list[sqlite3.Connection] = []
         try:
             with using_sqlite:
                 self._open(full_sync)
         except (sqlite3.Error, OSError) as error:
+            self._disconnect()
             raise self._broken("open", error) from error
 
     def append(self, session_key: str, turn_id: str, body: str) -> int:
@@ -249,9 +254,7 @@ class Outbox:
                 return
             self._take_out_settled()
             self._closed = True
-            with using_sqlite:
-                self._reader.close()
-                self._db.close()
+            self._disconnect()
 
     def before_fork(self) -> None:
         """Let no write be half done in the memory that the child will inherit."""
@@ -263,14 +266,15 @@ class Outbox:
 
     def _open(self, full_sync: bool) -> None:
         if self.path is None:
-            self._db = self._reader = _connect(":memory:")
+            self._db = self._reader = self._connect(":memory:")
         else:
             if not self.adopted:
                 # Before SQLite does, which would give it the mode that the umask leaves.
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            self._db, self._reader = _connect(self.path), _connect(self.path)
+            self._db, self._reader = self._connect(self.path), self._connect(self.path)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
+            self._db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
             for connection in (self._db, self._reader):
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute("PRAGMA secure_delete = ON")
@@ -285,6 +289,22 @@ class Outbox:
         self.destination = about.get("destination", self.destination)
         (self.pending,) = self._db.execute("SELECT count(*) FROM turns").fetchone()
         (self.refused,) = self._db.execute("SELECT count(*) FROM refused").fetchone()
+
+    def _connect(self, database: str | Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            database,
+            # No wait for locks: only an operator's shell could hold one, and a conversation waits.
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._connections.append(connection)
+        return connection
+
+    def _disconnect(self) -> None:
+        with using_sqlite:
+            for connection in self._connections:
+                connection.close()
 
     def _drop_oldest(self) -> None:
         for (number,) in self._db.execute(_OLDEST, (self._sending,)).fetchall():
@@ -346,8 +366,3 @@ class Outbox:
             f"cannot {action} the outbox {self.path or 'in memory'}: {reason or error}; make its "
             "directory writable with free space, or set HERMES_TASKS_OUTBOX_DIR to another one"
         )
-
-
-def _connect(database: str | Path) -> sqlite3.Connection:
-    # No wait for locks: only an operator's shell could hold one, and a conversation is waiting.
-    return sqlite3.connect(database, timeout=0, isolation_level=None, check_same_thread=False)
