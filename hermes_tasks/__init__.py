@@ -18,6 +18,7 @@ from hermes_tasks.errors import (
     HonchoError,
     InvalidTurn,
     LeaseLost,
+    MissingExtra,
     OutboxError,
     Overloaded,
     QueueError,
