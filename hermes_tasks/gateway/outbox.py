@@ -186,16 +186,19 @@ class Outbox:
             raise self._broken("read", error) from error
         return found[:limit]
 
-    def mark(self, row: Row) -> None:
+    def mark(self, row: Row) -> bool:
         """Note that a row is about to be sent, before its first byte leaves.
 
         On a full disk the note is lost and the turn goes out all the same: sending is what makes
         room, and Redis recognises a turn it has.
+
+        Returns:
+            Whether the row is still there: since it was read it may have been dropped.
         """
         with self._lock:
             self._sending = row.number
-            if not row.attempted:
-                self._write("UPDATE turns SET attempted = 1 WHERE number = ?", (row.number,))
+            marked = self._write("UPDATE turns SET attempted = 1 WHERE number = ?", (row.number,))
+            return marked != 0
 
     def remove(self, row: Row) -> None:
         """Take out a row that Redis has accepted."""
@@ -314,18 +317,18 @@ class Outbox:
 
     def _take_out_settled(self) -> None:
         for number in tuple(self._settled):
-            if not self._write("DELETE FROM turns WHERE number = ?", (number,)):
+            if self._write("DELETE FROM turns WHERE number = ?", (number,)) is None:
                 return
             self._settled.discard(number)
 
-    def _write(self, statement: str, arguments: tuple[Any, ...]) -> bool:
-        """Whether the disk took it."""
+    def _write(self, statement: str, arguments: tuple[Any, ...]) -> int | None:
+        """How many rows it changed; ``None``: the disk did not take it."""
         try:
-            self._db.execute(statement, arguments)
+            changed = self._db.execute(statement, arguments).rowcount
         except sqlite3.Error:
-            return False
+            return None
         self._written()
-        return True
+        return changed
 
     def _start_log(self) -> None:
         # The first write after a checkpoint starts the log anew and waits for the disk

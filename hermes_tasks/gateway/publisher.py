@@ -140,7 +140,8 @@ class Publisher:
         """Send a row and take it out; ``False``: go on from the start of the outbox."""
         # Before the mark: while Redis is away nothing was sent.
         self._sender.connect()
-        outbox.mark(row)
+        if not outbox.mark(row):
+            return True
         try:
             answer = self._sender.send(row, outbox.incarnation, row.previous)
             if answer.status == "gap":

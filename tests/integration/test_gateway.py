@@ -526,20 +526,25 @@ def test_a_broken_session_in_redis_does_not_stop_the_others(
 
 
 @one_server
+@pytest.mark.parametrize("trouble", ["replica", "memory"])
 def test_a_redis_that_takes_no_writes_is_waited_for(
-    make_gateway: Callable[..., TurnSync], redis_client: redis.Redis
+    make_gateway: Callable[..., TurnSync], redis_client: redis.Redis, trouble: str
 ) -> None:
-    # Given a Redis that became a replica, as the old master does after a failover,
-    redis_client.replicaof("127.0.0.1", "1")
+    # Given a Redis that became a replica, as the old master does after a failover, or is full,
+    if trouble == "replica":
+        redis_client.replicaof("127.0.0.1", "1")
+    else:
+        redis_client.config_set("maxmemory", 1)
     try:
         gateway = make_gateway()
         say(gateway, SECRET)
-        with pytest.raises(StillSyncing, match="ReadOnlyError") as caught:
+        with pytest.raises(StillSyncing, match=r"ReadOnlyError|OutOfMemoryError") as caught:
             gateway.flush(session=SESSION, timeout=1)
         assert SECRET not in str(caught.value)
     finally:
         redis_client.replicaof("NO", "ONE")
-    # I expect the turn to be sent when it is a master again, not to be given up
+        redis_client.config_set("maxmemory", 0)
+    # I expect the turn to be sent when it takes writes again, not to be given up
     wait_until(lambda: gateway.pending == 0, 20, "the turn to be sent")
     assert gateway.refused == 0
 

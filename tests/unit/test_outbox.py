@@ -345,12 +345,15 @@ def test_an_outbox_has_a_bound(open_spool: Callable[..., Spool]) -> None:
         spool.append("a", f"a{number}", "{}")
     outbox = spool.head()
     assert outbox is not None
-    outbox.mark(outbox.rows(1)[0])
+    sending, stale, _ = outbox.rows(3)
+    assert outbox.mark(sending)
     # if two more come,
     spool.append("a", "a3", "{}")
     spool.append("a", "a4", "{}")
     # I expect the oldest of the others to go, counted
     assert (spool.pending, spool.dropped) == (3, 2)
+    # not to be sent any more, although it was read before,
+    assert not outbox.mark(stale)
     assert turn_ids(spool) == ["a0", "a3", "a4"]
 
 
