@@ -144,9 +144,10 @@ class SessionChannel(kombu_redis.Channel):
         self._names = Names(self._options.prefix, self.global_keyprefix)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
-    def new_store(self) -> SessionStore:
-        """A store over this channel's connection pool."""
-        return SessionStore(redis.Redis(connection_pool=self.pool), self._names, self._options)
+    def new_store(self, *, single: bool = False) -> SessionStore:
+        """A store over this channel's connection pool; ``single``: over one connection of it."""
+        client = redis.Redis(connection_pool=self.pool, single_connection_client=single)
+        return SessionStore(client, self._names, self._options)
 
     @property
     def sessions(self) -> SessionStore:
@@ -208,11 +209,23 @@ class SessionChannel(kombu_redis.Channel):
                 message = self._claim(entry)
                 if message is not None:
                     reserved = celery_state.reserved()
-                    callback(message)
+                    self._hand_over(message, callback)
                     self._hands_over = celery_state.reserved() > reserved
 
             self.connection._callbacks[queue] = deliver
         return result
+
+    def _hand_over(self, message: Any, callback: Callable[[Any], Any]) -> None:
+        """Give a message to Celery, whose worker a body of the wrong shape would end."""
+        try:
+            callback(message)
+        except self.connection_errors:
+            raise
+        except Exception as error:  # noqa: BLE001 - one message must not stop the others
+            logger.error(
+                "Cannot run message %s: %s", message.headers.get("id"), type(error).__name__
+            )
+            message.reject()
 
     def pops_next(self) -> Sequence[str] | None:
         """Whether an acknowledgement should pop the next entry: the lists that go before it.

@@ -6,7 +6,7 @@ All keys share the hash tag ``{prefix}``: one slot, one ACL pattern.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from urllib.parse import quote
 
 DEFAULT_PREFIX = "hermes"
@@ -91,6 +91,7 @@ class Names:
             self.stats,
         )
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - there are few Names, and they live as long as we do
     def session(self, session: str) -> tuple[str, ...]:
         """The twelve keys of every session script, in the order ``common.lua`` gives."""
         base = self.key("session", _unmistakable(session))

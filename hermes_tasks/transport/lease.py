@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from billiard.process import current_process
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from kombu.exceptions import ContentDisallowed, DecodeError
@@ -201,7 +202,9 @@ def _store_of(app: Any) -> SessionStore:
         with _stores_mutex:
             store = _stores.get(key)
             if store is None:
-                store = _stores[key] = private_store(app.connection_for_write())
+                # A prefork process runs one task at a time.
+                prefork = current_process().name != "MainProcess"
+                store = _stores[key] = private_store(app.connection_for_write(), single=prefork)
     return store
 
 
