@@ -9,6 +9,7 @@
 -- before had carried its followers too would write them a second time.
 
 if redis.call('HGET', SESSION, 'token') ~= ARGV[2] then return 0 end
+allow_full_memory()
 local now = now_ms()
 local first, last, ends = tonumber(ARGV[4]), tonumber(ARGV[5]), now + tonumber(ARGV[6])
 local earlier_first, earlier_last, earlier_ends =

@@ -16,6 +16,7 @@ local state, since, holder, attempts, solo =
 attempts = tonumber(attempts or '0')
 
 if holder ~= token and (state ~= 'ready' or number < tonumber(since)) then return {} end
+allow_full_memory()
 if attempts > 0 or solo then most = 1 end   -- one bad follower must not take the others with it
 
 local now = now_ms()

@@ -6,6 +6,7 @@
 -- longer holds the lease: whoever holds it asks what was written.
 
 if redis.call('HGET', SESSION, 'token') ~= ARGV[2] then return -1 end
+allow_full_memory()
 local done = {}
 for i = 5, #ARGV do done[ARGV[i]] = true end
 local reason, settled, prefix, keep = ARGV[3], 0, true, {}

@@ -31,6 +31,11 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
+-- Redis with its memory full refuses a script's first write if that needs memory, and none after it.
+-- What adds a message must be refused, and what works off the queues must not, or memory never
+-- becomes free: the retries of the refused would end as dead letters. So those begin with this.
+local function allow_full_memory() redis.call('PERSIST', META) end
+
 local function ms(time) return string.format('%.0f', time) end
 
 local function parse(item)

@@ -6,6 +6,7 @@
 -- Returns the epoch now in force.
 
 if redis.call('HGET', KEYS[1], 'run_id') ~= ARGV[1] then
+  redis.call('PERSIST', KEYS[1])   -- allow_full_memory of common.lua
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1])
   return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 end

@@ -21,6 +21,7 @@ local function item(number, not_before)
 end
 
 if token ~= '' then
+  allow_full_memory()
   if redis.call('HGET', SESSION, 'token') ~= token then
     count('stale')
     return {'stale', 0}
@@ -60,11 +61,11 @@ for other, number, last in
 end
 
 local state = redis.call('HGET', SESSION, 'state')
+local number = redis.call('HINCRBY', SESSION, 'accepted', 1)   -- refused if memory is full
 if not state then
   redis.call('PERSIST', SESSION)
   redis.call('HSET', SESSION, 'epoch', redis.call('HGET', META, 'epoch') or '0')
 end
-local number = redis.call('HINCRBY', SESSION, 'accepted', 1)
 redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '))
 redis.call('SADD', IDS, id)
 local answer = {'accepted', number}

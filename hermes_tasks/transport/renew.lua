@@ -7,6 +7,7 @@
 local time = redis.call('TIME')
 local expiry = string.format('%.0f',
   tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1]))
+redis.call('PERSIST', KEYS[1])   -- allow_full_memory of common.lua
 local held = {}
 for i = 2, #KEYS do
   local name, token = ARGV[2 * i - 2], ARGV[2 * i - 1]

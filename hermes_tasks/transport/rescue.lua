@@ -19,6 +19,7 @@ local swept, number, mark, marked =
   unpack(redis.call('HMGET', KEYS[5], 'swept_at', 'number', 'mark', 'mark_at'))
 swept, marked = tonumber(swept), tonumber(marked)
 if swept and swept <= now and now - swept < tonumber(ARGV[1]) then return {{}, {}, 0} end
+redis.call('PERSIST', KEYS[5])   -- allow_full_memory of common.lua
 redis.call('HSET', KEYS[5], 'swept_at', ms(now))
 
 local queued = 0
