@@ -20,6 +20,9 @@ local function item(number, not_before)
   return table.concat({ms(number), id, size, kind, ms(not_before), message}, ' ')
 end
 
+-- What cannot be read again would stop its session for ever.
+assert(parse(item(0, 0)).number, 'id, size or kind of a message cannot be stored')
+
 if token ~= '' then
   allow_full_memory()
   if redis.call('HGET', SESSION, 'token') ~= token then
