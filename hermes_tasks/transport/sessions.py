@@ -369,6 +369,7 @@ class SessionStore:
         return [
             {"entry": entry.decode()}
             | {k.decode(): v.decode() for k, v in fields.items() if k != b"message"}
+            | {"id": unquote(fields[b"id"].decode())}
             for entry, fields in entries
         ]
 
