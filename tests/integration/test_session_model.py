@@ -1,0 +1,1196 @@
+"""The session scripts against invariants and a model, under whatever hypothesis thinks of.
+
+Every script runs as it is, on a real server, but for one thing: its clock is a key that the test
+sets, because leases, sleepers and grace must pass at will, and the clock must also step back.
+
+``SessionMachine`` keeps a ledger of what Redis *answered* and asks after every step whether the
+invariants of the design hold on what Redis *holds*. ``ModelMachine`` adds ``Model``, a second
+implementation of all scripts in Python, and wants every answer to be the model's.
+
+A machine that cannot fail proves nothing: each entry of ``BROKEN`` undoes one rule of a script, and
+the invariants alone, without the model, must notice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import redis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.transport import scripts
+from hermes_tasks.transport.sessions import (
+    Claimed,
+    Completed,
+    Help,
+    Item,
+    Outcome,
+    PushAnswer,
+    SessionOptions,
+    SessionStore,
+)
+
+only_valkey = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
+
+#: Names whose keys would meet if names were put into keys as they are.
+SESSIONS = ("ü %3A\n", "ü %3A\n:ids")
+OPTIONS = SessionOptions(
+    lease=10,
+    waiting_limit=3,
+    backlog_limit=2,
+    batch_messages=3,
+    batch_size=5,
+    max_attempts=3,
+    retry_first=1,
+    retry_longest=3,
+)
+INTERVAL, GRACE = 0.25, 3.0
+START = 1_800_000_000_000
+
+# -- the clock, and scripts with a rule undone ----------------------------------------------------
+
+Edits = Mapping[str, Sequence[tuple[str, str]]]
+
+CLOCK = "clock"
+_TIME = "redis.call('TIME')"
+_TEST_TIME = f"redis.call('HMGET', '{CLOCK}', 's', 'us')"
+
+
+@contextmanager
+def edited_scripts(edits: Edits) -> Iterator[None]:
+    """All scripts on the test's clock, with texts replaced; each must be there exactly once."""
+    original = scripts._text
+
+    def edited(name: str) -> str:
+        text = original(name)
+        for old, new in edits.get(name, ()):
+            assert text.count(old) == 1, f"{name}.lua has changed: {old!r}"
+            text = text.replace(old, new)
+        return text.replace(_TIME, _TEST_TIME)
+
+    def forget() -> None:
+        scripts.script.cache_clear()
+        scripts.session_script.cache_clear()
+
+    scripts._text = edited
+    forget()
+    try:
+        yield
+    finally:
+        scripts._text = original
+        forget()
+
+
+def set_clock(client: redis.Redis, now: int) -> None:
+    client.hset(CLOCK, mapping={"s": now // 1000, "us": now % 1000 * 1000})
+
+
+# -- what Redis holds -----------------------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    """One session as it is in Redis."""
+
+    fields: dict[str, str]
+    lists: dict[str, list[Item]]
+    ids: set[str]
+    ttl: int
+    ready: float | None
+    lease: float | None
+    sleeping: float | None
+
+    @property
+    def state(self) -> str:
+        return self.fields.get("state", "idle")
+
+    @property
+    def items(self) -> list[Item]:
+        """All items, oldest first if order is kept."""
+        return [*self.lists["inflight"], *self.lists["backlog"], *self.lists["waiting"]]
+
+    @property
+    def queued(self) -> dict[int, str]:
+        return {item.number: item.id for item in self.items}
+
+
+def look(store: SessionStore, session: str) -> Held:
+    names = store.names
+    base, *lists, ids = names.session(session)[:5]
+    pipe: Any = store.client.pipeline(transaction=False)
+    pipe.hgetall(base)
+    for key in lists:
+        pipe.lrange(key, 0, -1)
+    pipe.smembers(ids).pttl(base)
+    for key in (names.ready, names.leases, names.sleeping):
+        pipe.zscore(key, session)
+    fields, inflight, waiting, backlog, members, ttl, ready, lease, sleeping = pipe.execute()
+    return Held(
+        {name.decode(): value.decode() for name, value in fields.items()},
+        {
+            "inflight": [Item.parse(raw) for raw in inflight],
+            "waiting": [Item.parse(raw) for raw in waiting],
+            "backlog": [Item.parse(raw) for raw in backlog],
+        },
+        {unquote(member.decode()) for member in members},
+        ttl,
+        ready,
+        lease,
+        sleeping,
+    )
+
+
+# -- the model ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Message:
+    number: int
+    id: str
+    text: str
+    size: int
+    kind: str
+    not_before: int
+
+
+@dataclass
+class ModelSession:
+    """What the model knows of a session; ``since`` is its first run-queue number while ready."""
+
+    accepted: int = 0
+    inflight: list[Message] = field(default_factory=list)
+    waiting: list[Message] = field(default_factory=list)
+    backlog: list[Message] = field(default_factory=list)
+    state: str = "idle"
+    since: int = 0
+    token: str | None = None
+    expiry: int = 0
+    wake_at: int | tuple[float, float] = 0
+    attempts: int = 0
+    solo: bool = False
+    progress: bool = False
+    wake: int | None = None
+    intent: int | None = None
+    epoch: int = 0
+    suspect: int | None = None
+    senders: list[tuple[str, int, str]] = field(default_factory=list)
+
+    @property
+    def queued(self) -> list[Message]:
+        return self.inflight + self.backlog + self.waiting
+
+
+class Model:
+    """All session scripts in Python, of one deployment."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.sessions: dict[str, ModelSession] = defaultdict(ModelSession)
+        self.run: list[Any] = []  # newest first
+        self.ready: dict[str, int] = {}
+        self.number = 0
+        self.epoch = 0
+        self.mark: tuple[int, int] | None = None
+        self.swept: int | None = None
+        self.counts: Counter[str] = Counter()
+        self.dead: list[tuple[str, str, str]] = []
+
+    # What several scripts do.
+
+    def _bury(self, name: str, message: Message, reason: str) -> None:
+        self.dead.append((name, message.id, reason))
+        self.counts[f"dead:{reason}"] += 1
+
+    def _queue(self, name: str) -> None:
+        self.number += 1
+        self.ready[name] = self.number
+        self.run.insert(0, [str(self.number), name])
+
+    def _make_ready(self, name: str) -> str:
+        self._queue(name)
+        session = self.sessions[name]
+        session.state, session.since = "ready", self.number
+        return "ready"
+
+    def _sleep(self, name: str, until: int | tuple[float, float]) -> str:
+        session = self.sessions[name]
+        session.state, session.wake_at = "sleeping", until
+        return "sleeping"
+
+    def _move_on(self, name: str) -> str:
+        session = self.sessions[name]
+        if not session.queued:
+            session.state, session.attempts, session.solo, session.intent = "idle", 0, False, None
+            return "idle"
+        if session.queued[0].not_before > self.now:
+            return self._sleep(name, session.queued[0].not_before)
+        return self._make_ready(name)
+
+    @staticmethod
+    def _resolve_intent(session: ModelSession) -> None:
+        head = session.inflight[0].number if session.inflight else float("inf")
+        if session.intent is not None and head > session.intent:
+            session.intent = None
+
+    # The scripts.
+
+    def push(
+        self,
+        name: str,
+        text: str,
+        *,
+        id: str,
+        size: int = 1,
+        kind: str = "-",
+        delay: float = 0,
+        token: str = "",
+        sender: str = "-",
+        sent: int = 0,
+        previous: int | None = None,
+    ) -> PushAnswer:
+        session, wait = self.sessions[name], int(delay * 1000)
+        if token:
+            if session.token != token:
+                self.counts["stale"] += 1
+                return PushAnswer("stale", 0)
+            self.counts["retried"] += 1
+            session.wake = self.now + wait
+            if session.inflight and session.inflight[0].id == id:
+                number = session.inflight[0].number
+                session.inflight[0] = Message(number, id, text, size, kind, 0)
+            return PushAnswer("retried", session.inflight[0].number if session.inflight else 0)
+        known = {who: (number, last) for who, number, last in session.senders}
+        if id in [m.id for m in session.queued] or id in [last for _, last in known.values()]:
+            self.counts["duplicate"] += 1
+            return PushAnswer("duplicate", 0)
+        known_sender = sender in known
+        number = known.pop(sender, (0, id))[0]
+        if known_sender and previous is not None and number < previous:
+            self.counts["gap"] += 1
+            return PushAnswer("gap", 0)
+        session.senders = [(sender, max(number, sent), id)]
+        session.senders += [(who, *rest) for who, rest in known.items()][:3]
+        if session.state == "idle":
+            session.epoch = self.epoch
+        session.accepted += 1
+        self.counts["accepted"] += 1
+        not_before = self.now + wait if wait else 0
+        session.waiting.append(Message(session.accepted, id, text, size, kind, not_before))
+        dropped: tuple[str, ...] = ()
+        if len(session.waiting) > OPTIONS.waiting_limit:
+            session.backlog.append(session.waiting.pop(0))
+            if len(session.backlog) > OPTIONS.backlog_limit:
+                lost = session.backlog.pop(0)
+                self._bury(name, lost, "overflow")
+                dropped = (lost.id,)
+        if session.state == "idle":
+            self._move_on(name)
+        return PushAnswer("accepted", session.accepted, dropped)
+
+    def claim(self, name: str, number: int, token: str, worker: str) -> Claimed | None:
+        session = self.sessions[name]
+        mine = session.token == token
+        if not mine and (session.state != "ready" or number < session.since):
+            return None
+        most = 1 if session.attempts or session.solo else OPTIONS.batch_messages
+        batch: list[Message] = []
+        for message in session.queued:
+            fresh = message not in session.inflight
+            if fresh and message.not_before > self.now:
+                break
+            if batch and (
+                len(batch) >= most
+                or sum(m.size for m in batch) + message.size > OPTIONS.batch_size
+                or message.kind != batch[0].kind
+                or message.kind == "-"
+            ):
+                break
+            batch.append(message)
+        if not batch:
+            if not mine:
+                self.ready.pop(name)
+                self._move_on(name)
+            return None
+        self.ready.pop(name, None)
+        for message in batch:
+            if message not in session.inflight:
+                session.inflight.append(message)
+                (session.backlog or session.waiting).remove(message)
+        if session.epoch != self.epoch:
+            session.epoch, session.suspect = self.epoch, session.accepted
+        elif session.suspect is not None and batch[0].number > session.suspect:
+            session.suspect = None
+        session.progress, session.wake = False, None
+        session.state, session.token = "leased", token
+        session.expiry = self.now + OPTIONS.lease_ms
+        again = session.intent is not None or session.suspect is not None
+        items = tuple(Item(m.number, m.id, m.text.encode()) for m in batch)
+        return Claimed(name, token, again, session.attempts, items)
+
+    def begin(self, name: str, token: str, first: int, last: int, seconds: float) -> bool:
+        session = self.sessions[name]
+        if session.token != token:
+            return False
+        session.intent = max(last, session.intent or 0)
+        session.expiry = self.now + OPTIONS.lease_ms
+        return True
+
+    def commit(
+        self, name: str, token: str, ids: Sequence[str], *, reason: str = "", detail: str = ""
+    ) -> bool:
+        session = self.sessions[name]
+        if session.token != token:
+            return False
+        settled = [m for m in session.inflight if m.id in ids]
+        for message in settled:
+            session.inflight.remove(message)
+            session.progress = True
+            if reason:
+                self._bury(name, message, reason)
+            else:
+                self.counts["written"] += 1
+        if settled:
+            self._resolve_intent(session)
+        return True
+
+    def complete(self, name: str, token: str, outcome: Outcome, id: str = "") -> str:
+        session = self.sessions[name]
+        lapsed = outcome is Outcome.LAPSED
+        if lapsed:
+            if session.token is None or session.expiry > self.now:
+                return "lost"
+        elif session.token != token:
+            return "lost"
+        settles = outcome in (Outcome.SETTLED, Outcome.REVOKED, Outcome.EXPIRED)
+        if settles and session.wake is None and session.inflight and session.inflight[0].id == id:
+            head = session.inflight.pop(0)
+            if outcome is Outcome.SETTLED:
+                self.counts["written"] += 1
+            else:
+                self._bury(name, head, outcome.value)
+            session.progress = True
+            self._resolve_intent(session)
+        wake, progress = session.wake, session.progress
+        session.token, session.wake, session.progress = None, None, False
+        if progress:
+            session.attempts, session.solo = 0, False
+        if not session.inflight:
+            session.attempts, session.solo, session.intent = 0, False, None
+            return self._move_on(name)
+        if wake is not None and not lapsed:
+            session.solo = True
+            return self._sleep(name, wake)
+        if progress or outcome is Outcome.RELEASED:
+            return self._make_ready(name)
+        session.attempts += 1
+        self.counts["failed"] += 1
+        if session.attempts >= OPTIONS.max_attempts:
+            self._bury(name, session.inflight.pop(0), "attempts")
+            session.attempts, session.solo = 0, False
+            self._resolve_intent(session)
+            self._move_on(name)
+            return "dead"
+        if lapsed:
+            return self._make_ready(name)
+        wait = 1000 * min(OPTIONS.retry_first * 2 ** (session.attempts - 1), OPTIONS.retry_longest)
+        return self._sleep(name, (self.now + wait / 2 - 1, self.now + wait + 1))
+
+    def wake(self, name: str, wake_at: float | None) -> bool:
+        """``wake_at``: when it wakes, as Redis has it: a wait after a failure is random."""
+        session = self.sessions[name]
+        if session.state != "sleeping" or wake_at is None or wake_at > self.now:
+            return False
+        self._make_ready(name)
+        return True
+
+    def purge(self, name: str) -> int:
+        session = self.sessions[name]
+        dropped = len(session.waiting) + len(session.backlog)
+        session.waiting.clear()
+        session.backlog.clear()
+        self.counts["purged"] += dropped
+        return dropped
+
+    def renew(self, held: Sequence[tuple[str, str]]) -> list[bool]:
+        alive = [self.sessions[name].token == token for name, token in held]
+        for (name, _), living in zip(held, alive, strict=True):
+            if living:
+                self.sessions[name].expiry = self.now + OPTIONS.lease_ms
+        return alive
+
+    def requeue(self) -> int | None:
+        """The part of ``rescue`` about sessions missing on the run queue; ``None``: too soon."""
+        if self.swept is not None and 0 <= self.now - self.swept < INTERVAL * 1000:
+            return None
+        self.swept = self.now
+        lost: list[str] = []
+        if self.mark is not None and 0 <= self.now - self.mark[1] < GRACE * 1000:
+            return 0
+        if self.mark is not None and self.mark[1] <= self.now:
+            below = [(n, name) for name, n in self.ready.items() if n < self.mark[0]]
+            lost = [name for _, name in sorted(below)]
+            for name in lost:
+                self._queue(name)
+        entry = self.run[-1] if self.run else [str(self.number + 1), ""]
+        mark = int(entry[0]) if isinstance(entry, list) else (self.mark or (0, 0))[0]
+        self.mark = (mark, self.now)
+        return len(lost)
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Book:
+    """The ledger of one session: what Redis said it did."""
+
+    accepted: dict[int, str] = field(default_factory=dict)
+    gone: dict[int, str] = field(default_factory=dict)  # number: written, dead, purged
+    written: list[int] = field(default_factory=list)  # in the order it was said
+    touched: set[int] = field(default_factory=set)  # a call for them may have gone out
+    due: dict[int, int] = field(default_factory=dict)  # not to be delivered before
+    holder: str | None = None  # the token Redis last gave the session to, until it was given back
+
+
+@dataclass
+class Work:
+    """A claim some worker believes in."""
+
+    claim: Claimed
+
+    @property
+    def session(self) -> str:
+        return self.claim.session
+
+    @property
+    def token(self) -> str:
+        return self.claim.token
+
+
+any_session = st.sampled_from(SESSIONS)
+some_delay = st.sampled_from([0, 0, 0, 0, 2, 8])
+some_kind = st.sampled_from(["k", "k", "k", "k", "l", "-"])
+some_sender = st.sampled_from(["-", "g", "g", "h", "i j", "k", "l"])
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """Pushers, workers that die, keepers and a clock, against the invariants."""
+
+    client: redis.Redis
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushdb()
+        self.store = SessionStore(self.client, options=OPTIONS)
+        self.now = START
+        set_clock(self.client, self.now)
+        self.serial = itertools.count(1)
+        self.books = {name: Book() for name in SESSIONS}
+        self.sent: dict[tuple[str, str], int] = {}
+        self.popped: list[tuple[int, str]] = []
+        self.work: list[Work] = []
+
+    # What the subclass adds to.
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        answer = getattr(self.store, name)(*args, **kwargs)
+        return answer.state if isinstance(answer, Completed) else answer
+
+    def moved_run_queue(self, change: Callable[[list[Any]], Any]) -> None:
+        """The test itself changed the run queue."""
+
+    def moved_clock(self) -> None:
+        """The test moved the clock."""
+
+    def noted_epoch(self) -> None:
+        """Another Redis process answers."""
+
+    # -- pushing ---------------------------------------------------------------------------------
+
+    def _push(self, session: str, id: str, **options: Any) -> PushAnswer:
+        book, text = self.books[session], f"text of {id}\n"
+        answer: PushAnswer = self.call("push", session, text, id=id, **options)
+        if answer.status == "accepted":
+            assert answer.number == max(book.accepted, default=0) + 1
+            book.accepted[answer.number] = id
+            if options.get("delay"):
+                book.due[answer.number] = self.now + options["delay"] * 1000
+            for lost in answer.dropped:
+                oldest = min(number for number in book.accepted if number not in book.gone)
+                inflight = [item.number for item in look(self.store, session).lists["inflight"]]
+                waiting = [n for n in book.accepted if n not in book.gone and n not in inflight]
+                assert book.accepted[waiting[0]] == lost, "not the oldest waiting was given up"
+                assert oldest <= waiting[0]
+                book.gone[waiting[0]] = "dead"
+        return answer
+
+    @rule(
+        session=any_session,
+        size=st.sampled_from([1, 1, 1, 2, 3, 6]),
+        kind=some_kind,
+        delay=some_delay,
+        sender=some_sender,
+        skip=st.sampled_from([False, False, False, True]),
+        count=st.integers(1, 4),
+    )
+    def push(
+        self,
+        session: str,
+        size: int,
+        kind: str,
+        delay: float,
+        sender: str,
+        skip: bool,
+        count: int,
+    ) -> None:
+        for _ in range(count):
+            self._push_new(session, sender, skip, size=size, kind=kind, delay=delay)
+
+    def _push_new(self, session: str, sender: str, skip: bool, **options: Any) -> None:
+        number = next(self.serial)
+        if sender != "-":
+            previous = self.sent.get((session, sender))
+            missing = number if skip and previous else previous
+            options |= {"sender": sender, "sent": number + 1, "previous": missing}
+        answer = self._push(session, f"{number} %\n ü", **options)
+        assert answer.status in ("accepted", "gap")
+        if answer.status == "gap":
+            assert skip, "nothing of this sender is missing"
+        elif sender != "-":
+            self.sent[session, sender] = number + 1
+
+    @rule(session=any_session, data=st.data(), sender=some_sender, sent=st.integers(0, 30))
+    def push_again(self, session: str, data: st.DataObject, sender: str, sent: int) -> None:
+        known = self.books[session].accepted
+        if not known:
+            return
+        number = data.draw(st.sampled_from(sorted(known)))
+        queued = look(self.store, session).queued
+        answer = self._push(session, known[number], kind="k", sender=sender, sent=sent)
+        assert answer.status == "duplicate" or known[number] not in queued.values()
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data(), delay=some_delay)
+    def retry(self, data: st.DataObject, delay: float) -> None:
+        work = data.draw(st.sampled_from(self.work))
+        book, before = self.books[work.session], look(self.store, work.session)
+        head = work.claim.items[0].id
+        answer = self._push(work.session, head, kind="k", delay=delay, token=work.token)
+        assert answer.status == ("retried" if book.holder == work.token else "stale")
+        after = look(self.store, work.session)
+        assert after.queued == before.queued, "a retry added or removed a message"
+
+    # -- working ---------------------------------------------------------------------------------
+
+    def pop(self) -> None:
+        entry: Any = self.client.rpop(self.store.names.run)
+        if entry is None:
+            return
+        self.moved_run_queue(list.pop)
+        try:
+            number, session = json.loads(entry)
+        except ValueError:
+            return
+        self.popped.append((int(number), session))
+
+    @rule(slower_than_the_grace=st.booleans())
+    def pop_and_be_slow_or_die(self, slower_than_the_grace: bool) -> None:
+        self.pop()
+        if slower_than_the_grace:
+            self.pass_time_and_sweep(GRACE + 1)
+            self.pass_time_and_sweep(GRACE + 1)
+            self.pop()
+
+    def give_back(self) -> None:
+        if not self.popped:
+            return
+        number, session = self.popped.pop()
+        self.store.give_back(json.dumps([str(number), session]))
+        self.moved_run_queue(lambda run: run.append([str(number), session]))
+
+    @precondition(lambda self: self.popped)
+    @rule(data=st.data())
+    def claim_late(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.popped))
+        self.popped.remove(entry)
+        self._claim(entry[1], entry[0], f"t{next(self.serial)}")
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data())
+    def claim_again_with_the_same_token(self, data: st.DataObject) -> None:
+        work = data.draw(st.sampled_from(self.work))
+        number = look(self.store, work.session).fields.get("since", "0")
+        if self.books[work.session].holder != work.token:
+            number = "0"
+        self._claim(work.session, int(number), work.token)
+
+    @rule(count=st.integers(1, 3))
+    def work_on_the_next_sessions(self, count: int) -> None:
+        for _ in range(count):
+            self.pop()
+            if self.popped:
+                number, session = self.popped.pop()
+                self._claim(session, number, f"t{next(self.serial)}")
+
+    def _claim(self, session: str, number: int, token: str) -> Claimed | None:
+        book, before = self.books[session], look(self.store, session)
+        claim: Claimed | None = self.call("claim", session, number, token, "worker")
+        if claim is None:
+            return None
+        assert book.holder in (None, token), "two workers hold the session"
+        book.holder = token
+        numbers = [item.number for item in claim.items]
+        assert numbers == sorted(before.queued)[: len(numbers)], "a batch is not the oldest"
+        had = {item.number for item in before.lists["inflight"]}
+        for number in set(numbers) - had:
+            assert book.due.get(number, 0) <= self.now, "delivered before its time"
+        if any(number in book.touched for number in numbers):
+            assert claim.again, "a call for it may have gone out, and nobody would ask"
+        others = [work for work in self.work if work.token != token]
+        self.work = [*others[-5:], Work(claim)]
+        return claim
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        work = data.draw(st.sampled_from(self.work))
+        last = data.draw(st.sampled_from(work.claim.items)).number
+        self._begin(work, last)
+
+    def _begin(self, work: Work, last: int) -> None:
+        book = self.books[work.session]
+        numbers = [item.number for item in work.claim.items if item.number <= last]
+        began = self.call("begin", work.session, work.token, numbers[0], numbers[-1], 30)
+        assert began == (book.holder == work.token), "the fence of begin"
+        if began:
+            book.touched |= set(numbers)
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        work = data.draw(st.sampled_from(self.work))
+        self._commit(work, data.draw(st.integers(0, len(work.claim.items))))
+
+    def _commit(self, work: Work, count: int) -> None:
+        book, items = self.books[work.session], work.claim.items[:count]
+        settled = self.call("commit", work.session, work.token, [item.id for item in items])
+        assert settled == (book.holder == work.token), "the fence of commit"
+        if settled:
+            for item in items:
+                self._written(book, item.number)
+
+    def _written(self, book: Book, number: int) -> None:
+        if number in book.gone:
+            return
+        assert number > max(book.written, default=0), "written out of order"
+        book.written.append(number)
+        book.gone[number] = "written"
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data())
+    def bury(self, data: st.DataObject) -> None:
+        work = data.draw(st.sampled_from(self.work))
+        book, item = self.books[work.session], data.draw(st.sampled_from(work.claim.items))
+        buried = self.call("commit", work.session, work.token, [item.id], reason="poison")
+        assert buried == (book.holder == work.token), "the fence of commit"
+        if buried:
+            book.gone.setdefault(item.number, "dead")
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data(), outcome=st.sampled_from(sorted(set(Outcome) - {Outcome.LAPSED})))
+    def complete(self, data: st.DataObject, outcome: Outcome) -> None:
+        work = data.draw(st.sampled_from(self.work))
+        self.work.remove(work)
+        self._complete(work.session, work.token, outcome, work.claim.items[0].id)
+
+    def _complete(self, session: str, token: str, outcome: Outcome, id: str = "") -> str:
+        book, before = self.books[session], look(self.store, session)
+        buried = self.store.client.xlen(self.store.names.dead)
+        answer: str = self.call("complete", session, token, outcome, id)
+        if outcome is Outcome.LAPSED:
+            alive = before.lease is None or before.lease > self.now
+            assert (answer == "lost") == alive
+        else:
+            assert (answer == "lost") == (book.holder != token), "the fence of complete"
+        if answer == "lost":
+            return answer
+        book.holder = None
+        after = look(self.store, session)
+        assert after.state == answer or answer == "dead"
+        missing = sorted(set(before.queued) - set(after.queued))
+        assert missing in ([], sorted(before.queued)[:1]), "more than the head is gone"
+        for number in missing:
+            if self.store.client.xlen(self.store.names.dead) > buried:
+                book.gone[number] = "dead"
+            else:
+                assert outcome is Outcome.SETTLED
+                self._written(book, number)
+        return answer
+
+    @precondition(lambda self: self.work)
+    @rule()
+    def stall_until_others_have_the_sessions(self) -> None:
+        self.pass_time(11)
+        self.sweep()
+        self.work_on_the_next_sessions(2)
+
+    @precondition(lambda self: self.work)
+    @rule(outcome=st.sampled_from([Outcome.ENDED, Outcome.FAILED, Outcome.LAPSED]))
+    def fail_in_doubt_and_try_again(self, outcome: Outcome) -> None:
+        work = self.work[-1]
+        self._begin(work, work.claim.items[-1].number)
+        if outcome is not Outcome.LAPSED:
+            self._complete(work.session, work.token, outcome, work.claim.items[0].id)
+        self.stall_until_others_have_the_sessions()
+
+    # -- what goes on by itself ------------------------------------------------------------------
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += int(seconds * 1000)
+        set_clock(self.client, self.now)
+        self.moved_clock()
+
+    @rule(seconds=st.sampled_from([0.1, 1, 3.5, 3.5, 11, 11, -1, -20, -100]))
+    def pass_time_and_sweep(self, seconds: float) -> None:
+        self.pass_time(seconds)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """What a keeper does every quarter of a second."""
+        found: Help = self.call("rescue", INTERVAL, GRACE)
+        for session in found.lapsed:
+            assert self._complete(session, "", Outcome.LAPSED) != "lost"
+        for session in found.due:
+            assert self.call("wake", session)
+
+    @rule(session=any_session)
+    def help_without_need(self, session: str) -> None:
+        """Two keepers may have found the same session."""
+        self.call("wake", session)
+        self._complete(session, "", Outcome.LAPSED)
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        work = data.draw(st.lists(st.sampled_from(self.work), unique_by=id))
+        alive = self.call("renew", [(w.session, w.token) for w in work])
+        assert alive == [self.books[w.session].holder == w.token for w in work]
+
+    @rule(
+        session=any_session,
+        what=st.sampled_from(
+            ["give back", "purge", "purge run queue", "foreign entry", "new process"]
+        ),
+    )
+    def something_rare(self, session: str, what: str) -> None:
+        match what:
+            case "give back":
+                self.give_back()
+            case "purge":
+                self.purge(session)
+            case "purge run queue":
+                self.client.delete(self.store.names.run)
+                self.moved_run_queue(list.clear)
+            case "foreign entry":
+                self.client.rpush(self.store.names.run, "not JSON")
+                self.moved_run_queue(lambda run: run.append("not JSON"))
+            case "new process":
+                self.another_redis_process_answers()
+
+    def purge(self, session: str) -> None:
+        book, before = self.books[session], look(self.store, session)
+        assert self.call("purge", session) == len(before.items) - len(before.lists["inflight"])
+        for name in ("backlog", "waiting"):
+            book.gone |= {item.number: "purged" for item in before.lists[name]}
+
+    def another_redis_process_answers(self) -> None:
+        run_id = f"r{next(self.serial)}"
+        scripts.script("epoch")(self.client, [self.store.names.meta], [run_id])
+        for book in self.books.values():
+            book.touched |= set(book.accepted)
+        self.noted_epoch()
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    @invariant()
+    def every_session_is_sound(self) -> None:
+        for session, book in self.books.items():
+            held = look(self.store, session)
+            numbers = [item.number for item in held.items]
+            assert numbers == sorted(set(numbers)), "numbers are not increasing"
+            assert held.queued == {
+                n: id for n, id in book.accepted.items() if n not in book.gone
+            }, "a message is not in exactly one place"
+            assert held.ids == {item.id for item in held.items}, "ids are not those in the lists"
+            assert len(held.lists["waiting"]) <= OPTIONS.waiting_limit
+            assert len(held.lists["backlog"]) <= OPTIONS.backlog_limit
+            assert held.fields.get("accepted", "0") == str(len(book.accepted))
+            assert held.fields.get("settled", "0") == str(len(book.gone))
+            member_of = {
+                state
+                for state, score in (
+                    ("ready", held.ready),
+                    ("leased", held.lease),
+                    ("sleeping", held.sleeping),
+                )
+                if score is not None
+            }
+            assert member_of == ({held.state} if held.state != "idle" else set())
+            assert ("token" in held.fields) == (held.state == "leased")
+            assert held.fields.get("token") == book.holder, "the lease changed hands in silence"
+            if held.state == "idle":
+                assert not held.items
+                assert held.ttl > 0 or (held.ttl == -2 and not held.fields)
+                assert not held.fields.keys() & {"attempts", "solo", "intent", "wake", "progress"}
+            else:
+                assert held.ttl == -1, "a session with work is forgotten after a day"
+
+    @invariant()
+    def the_counters_are_those_of_the_ledger(self) -> None:
+        counters: Counter[str] = Counter(self.store.counters())
+        gone = Counter(how for book in self.books.values() for how in book.gone.values())
+        assert counters["accepted"] == sum(len(book.accepted) for book in self.books.values())
+        assert counters["written"] == gone["written"]
+        assert counters["purged"] == gone["purged"]
+        dead = sum(count for what, count in counters.items() if what.startswith("dead:"))
+        assert dead == gone["dead"] == self.client.xlen(self.store.names.dead)
+
+    def teardown(self) -> None:
+        """No session is stuck: a few rounds of ordinary work drain all of them."""
+        if sys.exc_info()[0] is None:
+            self._drain()
+
+    def _drain(self) -> None:
+        self.popped.clear()
+        self.work.clear()
+        for _ in range(60):
+            if all(look(self.store, session).state == "idle" for session in SESSIONS):
+                break
+            self.pass_time(120)
+            self.sweep()
+            while self.client.llen(self.store.names.run):
+                self.pop()
+                while self.popped:
+                    number, session = self.popped.pop()
+                    claim = self._claim(session, number, f"t{next(self.serial)}")
+                    if claim is not None:
+                        self._begin(self.work[-1], claim.items[-1].number)
+                        self._commit(self.work[-1], len(claim.items))
+                        self._complete(session, claim.token, Outcome.ENDED, claim.items[0].id)
+        for session, book in self.books.items():
+            held = look(self.store, session)
+            assert held.state == "idle", f"stuck as {held.state}"
+            assert book.gone.keys() == book.accepted.keys(), "accepted and never settled"
+        self.every_session_is_sound()
+
+
+class ModelMachine(SessionMachine):
+    """The same, and every answer of Redis is the model's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        wake_at = look(self.store, args[0]).sleeping if name == "wake" else None
+        answer = super().call(name, *args, **kwargs)
+        if name == "rescue":
+            self._check_rescue(answer)
+        else:
+            extra = (wake_at,) if name == "wake" else ()
+            expected = getattr(self.model, name)(*args, *extra, **kwargs)
+            assert answer == expected, (name, answer, expected)
+        return answer
+
+    def _check_rescue(self, found: Help) -> None:
+        requeued = self.model.requeue()
+        if requeued is None:
+            assert found == Help()
+            return
+        assert found.requeued == requeued
+        now, sessions = self.now, self.model.sessions.items()
+        assert set(found.lapsed) == {n for n, s in sessions if s.token and s.expiry <= now}
+        due = {n for n in SESSIONS if 0 < (look(self.store, n).sleeping or 0) <= now}
+        assert set(found.due) == due
+
+    def moved_run_queue(self, change: Callable[[list[Any]], Any]) -> None:
+        change(self.model.run)
+
+    def moved_clock(self) -> None:
+        self.model.now = self.now
+
+    def noted_epoch(self) -> None:
+        self.model.epoch += 1
+
+    @invariant()
+    def redis_is_as_the_model(self) -> None:
+        entries: Any = self.client.lrange(self.store.names.run, 0, -1)
+        assert [_entry(raw) for raw in entries] == self.model.run
+        assert self.store.counters() == dict(+self.model.counts)
+        for name in SESSIONS:
+            session, held = self.model.sessions[name], look(self.store, name)
+            progress = self.store.progress(name)
+            queued = session.queued
+            assert (progress.state, progress.accepted) == (session.state, session.accepted)
+            assert progress.first_unsettled == (queued[0].number if queued else None)
+            assert progress.attempts == session.attempts
+            assert (progress.inflight, progress.waiting, progress.backlog) == (
+                len(session.inflight),
+                len(session.waiting),
+                len(session.backlog),
+            )
+            assert [item.message.decode() for item in held.items] == [m.text for m in queued]
+            if session.state == "leased":
+                assert held.lease == session.expiry
+            if session.state == "sleeping":
+                low, high = (
+                    session.wake_at
+                    if isinstance(session.wake_at, tuple)
+                    else (session.wake_at, session.wake_at)
+                )
+                assert progress.wake_at_ms is not None
+                assert low <= progress.wake_at_ms <= high
+
+
+def _entry(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode()
+
+
+# -- the runs -------------------------------------------------------------------------------------
+
+QUICK = settings(
+    max_examples=60,
+    stateful_step_count=50,
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+#: Looks for a failure, the same way each time, and does not make it small.
+HUNT = settings(QUICK, max_examples=400, derandomize=True, phases=[Phase.generate], database=None)
+
+
+def run(machine: type[SessionMachine], client: redis.Redis, how: settings, edits: Edits) -> None:
+    bound = type(machine.__name__, (machine,), {"client": client})
+    with edited_scripts(edits):
+        run_state_machine_as_test(bound, settings=how)
+
+
+def test_every_invariant_holds_and_every_answer_is_the_models(redis_client: redis.Redis) -> None:
+    run(ModelMachine, redis_client, QUICK, {})
+
+
+# -- a machine that cannot fail proves nothing ----------------------------------------------------
+
+#: What is undone, and in which script. The invariants must notice each, without the model.
+BROKEN: dict[str, Edits] = {
+    "a retry is known by its id, not by its token": {
+        "push": [
+            (
+                "redis.call('HGET', SESSION, 'token') ~= token then\n    count('stale')",
+                "false then\n    count('stale')",
+            ),
+            (
+                "if token ~= '' then",
+                "if token ~= '' and (oldest() or {}).id == id then",
+            ),
+        ]
+    },
+    "the bound is one too late": {"push": [("> tonumber(ARGV[8])", "> tonumber(ARGV[8]) + 1")]},
+    "the newest overflows, not the oldest": {
+        "push": [("redis.call('LPOP', WAITING)", "redis.call('RPOP', WAITING)")]
+    },
+    "the backlog is given up from its tail": {
+        "push": [("redis.call('LPOP', BACKLOG)", "redis.call('RPOP', BACKLOG)")]
+    },
+    "a claim takes from waiting before the backlog": {
+        "claim": [("ipairs({BACKLOG, WAITING})", "ipairs({WAITING, BACKLOG})")]
+    },
+    "a claim forgets the call before": {
+        "claim": [("local again = intent or suspect", "local again = suspect")]
+    },
+    "a claim trusts what a rolled back Redis says": {
+        "claim": [("local again = intent or suspect", "local again = intent")]
+    },
+    "a claim takes what is not due": {
+        "claim": [("if fresh and item.not_before > now", "if false")]
+    },
+    "any entry gives the session, whoever has it": {
+        "claim": [("state ~= 'ready' or number", "not state or number")]
+    },
+    "a second call takes the first one's intent away": {
+        "begin": [("if earlier_first then", "if false then")]
+    },
+    "begin does not ask for the token": {
+        "begin": [("~= ARGV[2] then return 0", "== '' then return 0")]
+    },
+    "commit does not ask for the token": {
+        "commit": [("~= ARGV[2] then return -1", "== '' then return -1")]
+    },
+    "complete does not ask for the token": {
+        "complete": [("redis.call('HGET', SESSION, 'token') ~= token", "false")]
+    },
+    "commit leaves the id behind": {"common": [("  redis.call('SREM', IDS, item.id)\n", "")]},
+    "a settled message is followed by nobody": {
+        "complete": [("'attempts', 'solo', 'intent')\n  move_on(name, now)", "'state')")]
+    },
+    "the lease outlives the claim": {"complete": [("redis.call('ZREM', LEASES, name)", "")]},
+    "a wait has no end": {
+        "complete": [("sleep_until(name, tonumber(wake))", "redis.call('HDEL', SESSION, 'state')")]
+    },
+    "a woken session is not queued": {"wake": [("make_ready(ARGV[1])", "")]},
+    "what was popped and never claimed stays away": {
+        "rescue": [("for _, name in ipairs(lost) do", "for _, name in ipairs({}) do")]
+    },
+    "a session with work is forgotten after a day": {
+        "push": [("  redis.call('PERSIST', SESSION)\n", "")]
+    },
+    "a purge keeps the ids": {"purge": [("    forget(parse(text))\n", "")]},
+}
+
+
+@only_valkey
+@pytest.mark.parametrize("edits", BROKEN.values(), ids=BROKEN.keys())
+def test_the_invariants_notice_that(redis_client: redis.Redis, edits: Edits) -> None:
+    with pytest.raises((AssertionError, redis.ResponseError)):
+        run(SessionMachine, redis_client, HUNT, edits)
+
+
+# -- the counter-examples that forced a rule, and the rule undone ---------------------------------
+
+RETRY_BY_ID = BROKEN["a retry is known by its id, not by its token"]
+RESCUE_BY_TIME: Edits = {
+    "common": [
+        ("redis.call('ZADD', READY, number, name)", "redis.call('ZADD', READY, now_ms(), name)")
+    ],
+    "rescue": [
+        ("'(' .. mark", "ms(now - tonumber(ARGV[2]))"),
+        ("redis.call('ZADD', KEYS[1], number, name)", "redis.call('ZADD', KEYS[1], now, name)"),
+    ],
+}
+CLAIM_BY_THE_NEWEST_NUMBER: Edits = {
+    "claim": [("number < tonumber(since)", "number ~= tonumber(redis.call('ZSCORE', READY, name))")]
+}
+
+
+def entry_of(store: SessionStore) -> tuple[str, int]:
+    """Pop the oldest run-queue entry, as arguments of ``claim``."""
+    raw: Any = store.client.rpop(store.names.run)
+    number, session = json.loads(raw)
+    return session, int(number)
+
+
+def work_off(store: SessionStore, token: str) -> list[str]:
+    """Write one batch, as a worker does; the ids that reach the backend."""
+    claim = store.claim(*entry_of(store), token, "worker")
+    assert claim is not None
+    written = [item.id for item in claim.items]
+    assert store.commit(claim.session, token, written)
+    store.complete(claim.session, token, Outcome.ENDED)
+    return written
+
+
+def written_with_a_retry_after_a_lost_lease(client: redis.Redis) -> list[str]:
+    store = SessionStore(client, options=OPTIONS)
+    set_clock(client, START)
+    store.push("s", "one", id="1", kind="k")
+    store.push("s", "two", id="2", kind="l")
+    slow = store.claim(*entry_of(store), "slow", "worker")
+    assert slow is not None
+    set_clock(client, START + OPTIONS.lease_ms + 1)
+    store.complete("s", "", Outcome.LAPSED)
+    written = work_off(store, "quick")
+    store.push("s", "one", id=slow.items[0].id, kind="k", token=slow.token)
+    while client.llen(store.names.run):
+        written += work_off(store, f"later {len(written)}")
+    return written
+
+
+def rounds_until_found_after_the_clock_stepped_back(client: redis.Redis) -> int | None:
+    store = SessionStore(client, options=OPTIONS)
+    set_clock(client, START)
+    store.push("s", "one", id="1")
+    entry_of(store)  # popped by a worker that dies
+    now = START - 3_600_000
+    for number in range(100):
+        now += int(GRACE * 1000)
+        set_clock(client, now)
+        if store.rescue(INTERVAL, GRACE).requeued:
+            return number
+    return None
+
+
+def claims_until_one_succeeds_on_a_slow_worker(client: redis.Redis) -> int | None:
+    store = SessionStore(client, options=OPTIONS)
+    now = START
+    set_clock(client, now)
+    store.push("s", "one", id="1")
+    for number in range(1, 20):
+        entry = entry_of(store)
+        for _ in range(3):  # the worker needs longer for its claim than the grace
+            now += int(GRACE * 1000)
+            set_clock(client, now)
+            store.rescue(INTERVAL, GRACE)
+        if store.claim(*entry, "token", "worker"):
+            return number
+    return None
+
+
+@only_valkey
+def test_a_retry_whose_lease_ran_out_is_not_appended_to_what_others_wrote(
+    redis_client: redis.Redis,
+) -> None:
+    with edited_scripts({}):
+        assert written_with_a_retry_after_a_lost_lease(redis_client) == ["1", "2"]
+    redis_client.flushdb()
+    with edited_scripts(RETRY_BY_ID):
+        assert written_with_a_retry_after_a_lost_lease(redis_client) == ["1", "2", "1"]
+
+
+@only_valkey
+def test_a_popped_session_is_found_though_the_clock_stepped_back(redis_client: redis.Redis) -> None:
+    with edited_scripts({}):
+        rounds = rounds_until_found_after_the_clock_stepped_back(redis_client)
+        assert rounds is not None
+        assert rounds <= 2
+    redis_client.flushdb()
+    with edited_scripts(RESCUE_BY_TIME):
+        assert rounds_until_found_after_the_clock_stepped_back(redis_client) is None
+
+
+@only_valkey
+def test_a_worker_slower_than_the_grace_gets_its_claim(redis_client: redis.Redis) -> None:
+    with edited_scripts({}):
+        assert claims_until_one_succeeds_on_a_slow_worker(redis_client) == 1
+    redis_client.flushdb()
+    with edited_scripts(CLAIM_BY_THE_NEWEST_NUMBER):
+        assert claims_until_one_succeeds_on_a_slow_worker(redis_client) is None
+
+
+@only_valkey
+@pytest.mark.parametrize("edits", [RESCUE_BY_TIME], ids=["rescue by time"])
+def test_the_machine_finds_the_counter_example_itself(
+    redis_client: redis.Redis, edits: Edits
+) -> None:
+    with pytest.raises((AssertionError, redis.ResponseError)):
+        run(SessionMachine, redis_client, HUNT, edits)

@@ -1,0 +1,695 @@
+"""The contract of each session script, by example, on every kind of server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from hermes_tasks.testing.servers import Server
+from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.scripts import script
+from hermes_tasks.transport.sessions import (
+    Claimed,
+    Completed,
+    Outcome,
+    PushAnswer,
+    SessionOptions,
+    SessionStore,
+)
+
+S = "default:ws:s"
+OPTIONS = SessionOptions(
+    waiting_limit=3, backlog_limit=2, batch_messages=3, batch_size=5, max_attempts=3
+)
+ODD = ["a b", "%", "%20", "a%20b", "ü", "zeile\nzwei", "\t", "🦀", "x" * 2000, "-", "1 2 3"]
+
+
+@pytest.fixture
+def store(redis_client: redis.Redis, prefix: str) -> SessionStore:
+    return SessionStore(redis_client, Names(prefix), OPTIONS)
+
+
+def push(store: SessionStore, *ids: str, session: str = S, **options: Any) -> list[PushAnswer]:
+    options.setdefault("kind", "k")
+    return [store.push(session, f"text of {id}", id=id, **options) for id in ids]
+
+
+def pop(store: SessionStore) -> tuple[str, int]:
+    """The oldest entry of the run queue, as arguments of ``claim``."""
+    raw: Any = store.client.rpop(store.names.run)
+    assert raw is not None, "the run queue is empty"
+    number, session = json.loads(raw)
+    return session, int(number)
+
+
+def claim(store: SessionStore, token: str = "t") -> Claimed:
+    claimed = store.claim(*pop(store), token, "worker")
+    assert claimed is not None
+    return claimed
+
+
+def ids_of(claimed: Claimed) -> list[str]:
+    return [item.id for item in claimed.items]
+
+
+def complete(store: SessionStore, outcome: Outcome, id: str = "", token: str = "t") -> str:
+    return store.complete(S, token, outcome, id).state
+
+
+def let_the_lease_run_out(store: SessionStore) -> None:
+    store.client.zadd(store.names.leases, {S: 1})
+
+
+def let_the_wait_end(store: SessionStore) -> None:
+    store.client.zadd(store.names.sleeping, {S: 1})
+    assert store.wake(S)
+
+
+def redis_ms(store: SessionStore) -> int:
+    seconds, micros = store.client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+# -- push -----------------------------------------------------------------------------------------
+
+
+def test_a_first_message_is_accepted_and_queues_its_session(store: SessionStore) -> None:
+    assert push(store, "1") == [PushAnswer("accepted", 1)]
+    assert pop(store) == (S, 1)
+
+
+def test_further_messages_are_numbered_and_queue_nothing(store: SessionStore) -> None:
+    assert [answer.number for answer in push(store, "1", "2", "3")] == [1, 2, 3]
+    assert store.client.llen(store.names.run) == 1
+
+
+def test_an_id_that_is_queued_is_a_duplicate_wherever_it_is(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    push(store, *"4567")
+    progress = store.progress(S)
+    assert (progress.inflight, progress.backlog, progress.waiting) == (3, 1, 3)
+    assert {answer.status for answer in push(store, *"1234567")} == {"duplicate"}
+
+
+def test_a_senders_last_id_is_a_duplicate_though_it_is_written(store: SessionStore) -> None:
+    push(store, "1", sender="g", sent=5)
+    push(store, "2", sender="h", sent=5)
+    claim(store)
+    store.commit(S, "t", ["1", "2"])
+    complete(store, Outcome.ENDED)
+    assert [a.status for a in push(store, "1", "2")] == ["duplicate", "duplicate"]
+    assert store.progress(S).state == "idle"
+
+
+def test_a_message_whose_predecessor_never_arrived_is_a_gap(store: SessionStore) -> None:
+    push(store, "1", sender="g", sent=1)
+    assert push(store, "3", sender="g", sent=3, previous=2) == [PushAnswer("gap", 0)]
+    assert push(store, "2", sender="g", sent=2, previous=1)[0].status == "accepted"
+    assert push(store, "3", sender="g", sent=3, previous=2)[0].status == "accepted"
+
+
+def test_no_gap_is_seen_where_the_sender_is_not_remembered(store: SessionStore) -> None:
+    assert push(store, "3", sender="g", sent=3, previous=2)[0].status == "accepted"
+
+
+def test_repeating_an_old_message_makes_no_gap_of_the_next(store: SessionStore) -> None:
+    push(store, "1", sender="g", sent=1)
+    push(store, "2", sender="g", sent=2, previous=1)
+    push(store, "3", sender="g", sent=3, previous=2)
+    claim(store)
+    store.commit(S, "t", ["1"])
+    assert push(store, "1", sender="g", sent=1)[0].status == "accepted"
+    assert push(store, "4", sender="g", sent=4, previous=3)[0].status == "accepted"
+
+
+def test_overflow_goes_to_the_backlog_and_then_gives_up_the_oldest(store: SessionStore) -> None:
+    answers = push(store, *"1234567")
+    assert [answer.dropped for answer in answers] == [(), (), (), (), (), ("1",), ("2",)]
+    assert store.progress(S).first_unsettled == 3
+    assert [letter["id"] for letter in store.dead_letters()] == ["2", "1"]
+    assert {letter["reason"] for letter in store.dead_letters()} == {"overflow"}
+    assert ids_of(claim(store)) == ["3", "4", "5"]
+
+
+def test_messages_in_flight_are_never_dropped(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claimed = claim(store)
+    push(store, *(str(number) for number in range(4, 30)))
+    assert store.commit(S, "t", ids_of(claimed))
+    assert store.counters()["written"] == 3
+
+
+def test_no_number_of_pushers_exceeds_the_bound(server: Server, store: SessionStore) -> None:
+    answers: list[PushAnswer] = []
+
+    def pusher(name: str) -> None:
+        with server.client() as client:
+            mine = SessionStore(client, store.names, OPTIONS)
+            for number in range(40):
+                answers.extend(push(mine, f"{name}{number}"))
+
+    threads = [threading.Thread(target=pusher, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    progress = store.progress(S)
+    assert (progress.waiting, progress.backlog) == (3, 2)
+    assert sum(len(answer.dropped) for answer in answers) == 160 - 5
+    assert sorted(answer.number for answer in answers) == list(range(1, 161))
+
+
+def test_a_delayed_message_lets_its_session_sleep_until_it_is_due(store: SessionStore) -> None:
+    push(store, "1", delay=60)
+    progress = store.progress(S)
+    assert progress.state == "sleeping"
+    assert progress.wake_at_ms is not None
+    assert 58_000 < progress.wake_at_ms - redis_ms(store) <= 60_000
+    assert not store.wake(S)
+
+
+def test_a_delayed_follower_is_not_taken_before_its_time(store: SessionStore) -> None:
+    push(store, "1")
+    push(store, "2", delay=60)
+    assert ids_of(claim(store)) == ["1"]
+
+
+def test_a_delayed_message_waits_though_its_session_was_ready(store: SessionStore) -> None:
+    push(store, "1")
+    store.purge(S)
+    push(store, "2", delay=60)
+    assert store.claim(*pop(store), "t", "worker") is None
+    assert store.progress(S).state == "sleeping"
+
+
+@pytest.mark.parametrize("options", [{"id": ""}, {"size": -1}, {"kind": ""}, {"kind": "a b"}])
+def test_what_could_not_be_read_again_is_refused_whole(
+    store: SessionStore, options: dict[str, Any]
+) -> None:
+    with pytest.raises(redis.ResponseError, match="cannot be stored"):
+        store.push(S, "text", **{"id": "1", **options})
+    assert store.client.keys("*") == []
+
+
+# -- odd content ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", ODD, ids=ascii)
+def test_any_id_survives_the_whole_way(store: SessionStore, id: str) -> None:
+    push(store, "first", id, "last")
+    assert push(store, id)[0].status == "duplicate"
+    assert ids_of(claim(store)) == ["first", id, "last"]
+    assert store.commit(S, "t", ["first"])
+    assert store.commit(S, "t", [id], reason="poison")
+    assert store.dead_letters()[0]["id"] == id
+    assert store.progress(S).first_unsettled == 3
+
+
+@pytest.mark.parametrize("id", ODD, ids=ascii)
+def test_any_id_is_named_when_it_overflows(store: SessionStore, id: str) -> None:
+    push(store, id, *"12345")
+    assert push(store, "6")[0].dropped == ("1",)
+    assert [letter["id"] for letter in store.dead_letters()] == ["1", id]
+
+
+@pytest.mark.parametrize(
+    "name", [*ODD, ":", "a:b:c", "s:ids", "s:waiting", "s:inflight", "s:backlog", "s%3Aids"]
+)
+def test_any_session_name_is_a_session_of_its_own(store: SessionStore, name: str) -> None:
+    neighbours = ["s", f"{name}:ids", f"{name}:waiting", name.replace(":", "%3A") + "-"]
+    for session in neighbours:
+        store.push(session, "text", id="1")
+    store.push(name, "text", id="1")
+    for session in [*neighbours, name]:
+        assert store.progress(session).waiting == 1
+        claimed = store.claim(*pop(store), f"t {session}", "worker")
+        assert claimed is not None
+        assert claimed.session == session
+        assert store.renew([(session, claimed.token)]) == [True]
+        assert store.complete(session, claimed.token, Outcome.SETTLED, "1").state == "idle"
+
+
+@pytest.mark.parametrize(
+    "message", ["", " ", "\n", "a\nb", "1 2 3 4 5 6", "\0", "ü🦀" * 3, "x" * 2**20], ids=len
+)
+def test_any_message_arrives_as_it_was_sent(store: SessionStore, message: str) -> None:
+    store.push(S, message, id="1")
+    assert claim(store).items[0].message == message.encode()
+    store.push(S, message + "retried", id="1", token="t")
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    assert claim(store).items[0].message == (message + "retried").encode()
+    store.commit(S, "t", ["1"], reason="poison")
+    letters: Any = store.client.xrange(store.names.dead)
+    ((_, letter),) = letters
+    assert letter[b"message"] == (message + "retried").encode()
+
+
+@pytest.mark.parametrize("size", [0, 6, 10**18, 10**400], ids=["0", "6", "10**18", "10**400"])
+def test_a_message_larger_than_a_batch_goes_alone(store: SessionStore, size: int) -> None:
+    push(store, "1", size=size)
+    push(store, "2")
+    assert ids_of(claim(store)) == (["1"] if size > 5 else ["1", "2"])
+
+
+def test_large_numbers_keep_their_digits(store: SessionStore) -> None:
+    store.client.hset(store.names.session(S)[0], "accepted", 10**15)
+    store.client.hset(store.names.meta, "number", 10**15)
+    sent = 2**52
+    assert push(store, "1", sender="g", sent=sent)[0].number == 10**15 + 1
+    assert push(store, "2", sender="g", sent=sent + 2, previous=sent + 1)[0].status == "gap"
+    assert push(store, "2", sender="g", sent=sent + 1, previous=sent)[0].status == "accepted"
+    assert pop(store) == (S, 10**15 + 1)
+
+
+# -- claim ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_holds_neighbours_of_one_kind_up_to_the_bounds(store: SessionStore) -> None:
+    push(store, "1", size=2)
+    push(store, "2", size=3)
+    push(store, "3", size=1)
+    assert ids_of(claim(store)) == ["1", "2"]
+    store.commit(S, "t", ["1", "2"])
+    complete(store, Outcome.ENDED)
+    push(store, "4", kind="other")
+    push(store, "5")
+    assert ids_of(claim(store)) == ["3"]
+
+
+def test_messages_of_no_kind_go_alone(store: SessionStore) -> None:
+    push(store, "1", "2", kind="-")
+    assert ids_of(claim(store)) == ["1"]
+
+
+def test_only_one_of_several_entries_gives_the_session(store: SessionStore) -> None:
+    push(store, "1")
+    entry = pop(store)
+    assert store.claim(*entry, "t", "worker") is not None
+    assert store.claim(*entry, "other", "worker") is None
+    assert store.claim(S, 10**6, "other", "worker") is None
+
+
+def test_a_claim_may_be_asked_for_again(store: SessionStore) -> None:
+    push(store, "1", "2")
+    entry = pop(store)
+    assert store.claim(*entry, "t", "worker") == store.claim(*entry, "t", "worker")
+    store.commit(S, "t", ["1", "2"])
+    assert store.claim(*entry, "t", "worker") is None
+    assert store.progress(S).state == "leased"
+    assert complete(store, Outcome.ENDED) == "idle"
+
+
+def test_an_entry_of_a_purged_session_gives_nothing_and_leaves_nothing(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2")
+    assert store.purge(S) == 2
+    assert store.claim(*pop(store), "t", "worker") is None
+    assert store.progress(S).state == "idle"
+    assert store.client.zcard(store.names.ready) == 0
+
+
+def test_after_a_failed_attempt_the_head_goes_alone(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    complete(store, Outcome.FAILED)
+    let_the_wait_end(store)
+    again = claim(store)
+    assert (ids_of(again), again.attempts) == (["1"], 1)
+    store.commit(S, "t", ["1"])
+    assert complete(store, Outcome.ENDED) == "ready"
+    assert ids_of(claim(store)) == ["2", "3"]
+
+
+# -- begin, commit, renew -------------------------------------------------------------------------
+
+
+def test_what_a_call_may_have_written_is_claimed_as_such_until_it_is_settled(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2", "3")
+    assert not claim(store).again
+    assert store.begin(S, "t", 1, 2, 30)
+    complete(store, Outcome.FAILED)
+    let_the_wait_end(store)
+    assert claim(store).again
+    assert store.begin(S, "t", 1, 1, 30)
+    store.commit(S, "t", ["1"])
+    complete(store, Outcome.ENDED)
+    following = claim(store)
+    assert (ids_of(following), following.again) == (["2", "3"], True)
+    store.commit(S, "t", ["2"])
+    complete(store, Outcome.ENDED)
+    last = claim(store)
+    assert (ids_of(last), last.again) == (["3"], False)
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing(store: SessionStore) -> None:
+    push(store, "1", "2")
+    claim(store, "old")
+    let_the_lease_run_out(store)
+    assert complete(store, Outcome.LAPSED, token="") == "ready"
+    assert ids_of(claim(store, "new")) == ["1"]
+    before = store.client.hgetall(store.names.session(S)[0])
+    assert not store.begin(S, "old", 1, 2, 30)
+    assert not store.commit(S, "old", ["1", "2"])
+    assert store.renew([(S, "old"), (S, "new")]) == [False, True]
+    assert complete(store, Outcome.SETTLED, "1", token="old") == "lost"
+    assert push(store, "1", token="old")[0].status == "stale"
+    assert store.client.hgetall(store.names.session(S)[0]) == before
+
+
+def test_renewing_and_beginning_extend_the_lease(store: SessionStore) -> None:
+    push(store, "1")
+    claim(store)
+    for extend in (lambda: store.renew([(S, "t")]), lambda: store.begin(S, "t", 1, 1, 30)):
+        let_the_lease_run_out(store)
+        assert extend()
+        assert store.client.zscore(store.names.leases, S) > redis_ms(store)  # type: ignore[operator]
+
+
+def test_a_message_is_settled_once_in_any_order(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    assert store.commit(S, "t", ["2"], reason="poison", detail="422")
+    assert store.commit(S, "t", ["1", "2"])
+    assert store.progress(S).first_unsettled == 3
+    assert store.counters() == {"accepted": 3, "written": 1, "dead:poison": 1}
+    letter = store.dead_letters()[0]
+    assert (letter["session"], letter["detail"], letter["number"]) == (S, "422", "2")
+    assert "message" not in letter
+
+
+# -- complete -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "counter"),
+    [
+        (Outcome.ENDED, "sleeping", "failed"),
+        (Outcome.SETTLED, "idle", "written"),
+        (Outcome.REVOKED, "idle", "dead:revoked"),
+        (Outcome.EXPIRED, "idle", "dead:expired"),
+        (Outcome.FAILED, "sleeping", "failed"),
+        (Outcome.RELEASED, "ready", None),
+        (Outcome.LAPSED, "ready", "failed"),
+    ],
+)
+def test_each_outcome_of_an_unsettled_head(
+    store: SessionStore, outcome: Outcome, state: str, counter: str | None
+) -> None:
+    push(store, "1")
+    claim(store)
+    if outcome is Outcome.LAPSED:
+        assert complete(store, outcome, token="") == "lost"
+        let_the_lease_run_out(store)
+    assert complete(store, outcome, "1") == state
+    assert complete(store, outcome, "1") == "lost"
+    assert store.counters() == {"accepted": 1} | ({counter: 1} if counter else {})
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_of_a_settled_batch_lets_the_session_go_on(
+    store: SessionStore, outcome: Outcome
+) -> None:
+    push(store, "1", "2", "3", "4")
+    claim(store)
+    store.commit(S, "t", ["1", "2", "3"])
+    let_the_lease_run_out(store)
+    assert complete(store, outcome, "1") == "ready"
+    assert ids_of(claim(store)) == ["4"]
+
+
+def test_progress_makes_the_rest_ready_at_once_and_forgets_failures(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    complete(store, Outcome.FAILED)
+    let_the_wait_end(store)
+    claim(store)
+    store.commit(S, "t", ["1"])
+    assert complete(store, Outcome.FAILED) == "ready"
+    assert claim(store).attempts == 0
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ENDED, Outcome.FAILED, Outcome.LAPSED])
+def test_a_head_that_fails_too_often_is_given_up_and_the_next_goes_on(
+    store: SessionStore, outcome: Outcome
+) -> None:
+    push(store, "1", "2")
+    states = []
+    for _ in range(OPTIONS.max_attempts):
+        claim(store)
+        let_the_lease_run_out(store)
+        states.append(complete(store, outcome))
+        if states[-1] == "sleeping":
+            let_the_wait_end(store)
+    assert states[-1] == "dead"
+    assert "dead" not in states[:-1]
+    assert [(d["id"], d["reason"]) for d in store.dead_letters()] == [("1", "attempts")]
+    following = claim(store)
+    assert (ids_of(following), following.attempts) == (["2"], 0)
+
+
+def test_a_release_is_no_attempt_however_often(store: SessionStore) -> None:
+    push(store, "1")
+    for _ in range(2 * OPTIONS.max_attempts):
+        assert claim(store).attempts == 0
+        assert complete(store, Outcome.RELEASED) == "ready"
+
+
+def test_waits_after_failures_double_with_jitter_up_to_the_longest(store: SessionStore) -> None:
+    store.options = SessionOptions(retry_first=1, retry_longest=5, max_attempts=10)
+    push(store, "1")
+    for longest in (1, 2, 4, 5, 5):
+        claim(store)
+        complete(store, Outcome.FAILED)
+        wake_at = store.progress(S).wake_at_ms
+        assert wake_at is not None
+        assert longest * 500 - 200 < wake_at - redis_ms(store) <= longest * 1000
+        let_the_wait_end(store)
+
+
+def test_a_retry_replaces_the_head_in_place_and_sets_the_wake_time(store: SessionStore) -> None:
+    push(store, "1", "2")
+    claim(store)
+    assert store.push(S, "second try", id="1", token="t", delay=60) == PushAnswer("retried", 1)
+    assert complete(store, Outcome.SETTLED, "1") == "sleeping"
+    assert store.progress(S).attempts == 0
+    assert store.progress(S).wake_at_ms > redis_ms(store) + 50_000  # type: ignore[operator]
+    let_the_wait_end(store)
+    again = claim(store)
+    assert [item.message for item in again.items] == [b"second try"]
+
+
+def test_a_retry_of_a_head_that_was_committed_brings_it_not_back(store: SessionStore) -> None:
+    push(store, "1", "2")
+    claim(store)
+    store.commit(S, "t", ["1"])
+    push(store, "1", token="t")
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    assert ids_of(claim(store)) == ["2"]
+
+
+def test_an_idle_session_is_remembered_for_a_day_and_holds_nothing(store: SessionStore) -> None:
+    push(store, "1")
+    claim(store)
+    store.commit(S, "t", ["1"])
+    assert complete(store, Outcome.ENDED) == "idle"
+    own: Any = store.client.keys(f"*session:{S}*")
+    assert [key.decode() for key in own] == [store.names.session(S)[0]]
+    assert 86_000 < store.client.ttl(store.names.session(S)[0]) <= 86_400
+    push(store, "1", token="t")  # a retry that comes too late
+    assert store.client.ttl(store.names.session(S)[0]) > 0
+    push(store, "2")
+    assert store.client.ttl(store.names.session(S)[0]) == -1
+
+
+def test_an_acknowledgement_pops_the_next_entry_unless_another_queue_has_messages(
+    store: SessionStore,
+) -> None:
+    for session in ("a", "b", "c"):
+        push(store, "1", session=session)
+    claimed = claim(store)
+    store.client.rpush("other", "message")
+    assert store.complete("a", "t", Outcome.SETTLED, "1", unless=["other"]) == Completed("idle")
+    claimed = claim(store)
+    store.client.delete("other")
+    completed = store.complete(claimed.session, "t", Outcome.SETTLED, "1", unless=["other"])
+    assert completed.entry is not None
+    assert json.loads(completed.entry)[1] == "c"
+    assert store.complete("b", "t", Outcome.SETTLED, "1", unless=["other"]) == Completed("lost")
+
+
+# -- rescue, wake, purge, progress, epoch ---------------------------------------------------------
+
+
+def test_a_sweep_finds_lapsed_leases_and_due_sleepers(store: SessionStore) -> None:
+    push(store, "1", session="lapsed")
+    push(store, "1", session="alive")
+    push(store, "1", session="due", delay=60)
+    push(store, "1", session="asleep", delay=60)
+    for token in ("t1", "t2"):
+        claim(store, token)
+    store.client.zadd(store.names.leases, {"lapsed": 1})
+    store.client.zadd(store.names.sleeping, {"due": 1})
+    found = store.rescue(0, 3)
+    assert (found.lapsed, found.due, found.requeued) == (("lapsed",), ("due",), 0)
+    assert store.rescue(60, 3).lapsed == ()
+
+
+def age_the_mark(store: SessionStore) -> None:
+    store.client.hset(store.names.meta, "mark_at", redis_ms(store) - 3001)
+
+
+def test_a_session_popped_by_a_worker_that_died_is_queued_again_after_the_grace(
+    store: SessionStore,
+) -> None:
+    push(store, "1")
+    entry = pop(store)
+    assert store.rescue(0, 3).requeued == 0
+    assert store.rescue(0, 3).requeued == 0
+    age_the_mark(store)
+    assert store.rescue(0, 3).requeued == 1
+    assert store.client.llen(store.names.run) == 1
+    # Either entry is good, once.
+    assert store.claim(*entry, "t", "worker") is not None
+    assert store.claim(*pop(store), "other", "worker") is None
+
+
+def test_sessions_that_wait_on_the_run_queue_are_left_alone(store: SessionStore) -> None:
+    for session in "abc":
+        push(store, "1", session=session)
+    for _ in range(3):
+        store.rescue(0, 3)
+        age_the_mark(store)
+    assert store.client.llen(store.names.run) == 3
+
+
+def test_a_purged_run_queue_loses_no_session(store: SessionStore) -> None:
+    for session in "abc":
+        push(store, "1", session=session)
+    store.client.delete(store.names.run)
+    store.rescue(0, 3)
+    age_the_mark(store)
+    assert store.rescue(0, 3).requeued == 3
+
+
+@pytest.mark.parametrize("foreign", ["not JSON", "[]", "7", '{"a": 1}', '["x", "y"]', "[null]"])
+def test_a_foreign_entry_on_the_run_queue_multiplies_no_session(
+    store: SessionStore, foreign: str
+) -> None:
+    push(store, "1")
+    store.client.rpush(store.names.run, foreign)
+    for _ in range(3):
+        store.rescue(0, 3)
+        age_the_mark(store)
+    assert store.client.llen(store.names.run) == 2
+
+
+def test_an_entry_given_back_is_the_next_to_be_popped(store: SessionStore) -> None:
+    push(store, "1", session="a")
+    push(store, "1", session="b")
+    raw: Any = store.client.rpop(store.names.run)
+    store.give_back(raw)
+    assert pop(store) == ("a", 1)
+
+
+def test_a_purge_drops_what_waits_and_not_what_a_worker_holds(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    push(store, *"45678")
+    assert store.purge(S) == 5
+    assert store.purge(S) == 0
+    progress = store.progress(S)
+    assert (progress.inflight, progress.waiting, progress.backlog) == (3, 0, 0)
+    assert push(store, "4")[0].status == "accepted"
+    assert store.counters()["purged"] == 5
+
+
+def test_progress_of_an_unknown_session_is_idle_and_creates_nothing(store: SessionStore) -> None:
+    progress = store.progress("nobody")
+    assert (progress.state, progress.accepted, progress.first_unsettled) == ("idle", 0, None)
+    assert store.client.keys("*") == []
+
+
+def test_after_a_new_redis_process_answers_everything_accepted_before_is_suspect(
+    store: SessionStore,
+) -> None:
+    assert store.note_server() == store.note_server() == 1
+    push(store, "1", "2")
+    assert not claim(store).again
+    complete(store, Outcome.RELEASED)
+    script("epoch")(store.client, [store.names.meta], ["another process"])
+    push(store, "3")
+    for last in (1, 2):
+        claimed = claim(store)
+        assert claimed.again
+        store.commit(S, "t", [str(last)])
+        complete(store, Outcome.ENDED)
+    push(store, "4")
+    claimed = claim(store)
+    assert claimed.again  # "3" was accepted before the first claim that knew
+    store.commit(S, "t", ids_of(claimed))
+    complete(store, Outcome.ENDED)
+    push(store, "5")
+    assert not claim(store).again
+
+
+# -- the server's own moods -----------------------------------------------------------------------
+
+
+def test_scripts_survive_a_script_flush(store: SessionStore) -> None:
+    push(store, "1")
+    store.client.script_flush()
+    assert claim(store).items
+    store.client.script_flush()
+    assert store.commit(S, "t", ["1"])
+
+
+@pytest.fixture
+def full_server(make_server: Callable[..., Server]) -> Server:
+    return make_server()
+
+
+def test_with_its_memory_full_redis_accepts_nothing_and_lets_everything_drain(
+    full_server: Server, prefix: str
+) -> None:
+    with full_server.client() as client:
+        store = SessionStore(client, Names(prefix), OPTIONS)
+        push(store, "1", "2", "3", "4")
+        push(store, "1", session="dead")
+        push(store, "1", session="asleep", delay=0.001)
+        client.config_set("maxmemory", 1)
+
+        for session in (S, "new"):
+            with pytest.raises(redis.ResponseError):
+                push(store, "9", session=session)
+        assert store.progress("new").accepted == 0
+        assert store.progress(S).accepted == 4
+
+        assert store.note_server()
+        claimed = claim(store)
+        assert store.begin(S, "t", 1, 3, 30)
+        assert store.renew([(S, "t")]) == [True]
+        assert store.push(S, "second try", id="1", token="t").status == "retried"
+        assert store.push(S, "second try", id="1", token="other").status == "stale"
+        assert store.commit(S, "t", ids_of(claimed)[:2])
+        assert store.commit(S, "t", ["3"], reason="poison")
+        assert complete(store, Outcome.ENDED) == "ready"
+        claim(store, "dying")
+        assert store.complete("dead", "dying", Outcome.FAILED).state == "sleeping"
+        due = wait_until(lambda: store.rescue(0, 3).due, 5, "the sleeper is due")
+        assert due == ("asleep",)
+        assert store.wake("asleep")
+        assert ids_of(claim(store)) == ["4"]
+        assert store.purge(S) == 0
+        assert complete(store, Outcome.SETTLED, "4") == "idle"
