@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -20,6 +21,8 @@ WITHHELD = "<withheld>"
 def install(app: Celery) -> None:
     """Add our steps to the workers of an app."""
     app.steps["worker"].add(CheckSettings)
+    # It says a line for every call at INFO, the level most workers run at.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def complain(error: HermesTasksError) -> int:
@@ -41,14 +44,9 @@ class CheckSettings(bootsteps.Step):
             return  # a worker for other queues of the app writes nothing
         try:
             app.settings.require_honcho_url()
-            import honcho  # noqa: F401
+            import hermes_tasks.honcho.client  # noqa: F401 - says what to install if it cannot
         except ConfigurationError as error:
             raise SystemExit(complain(error)) from None
-        except ImportError:
-            missing = ConfigurationError(
-                "a worker needs the Honcho SDK: pip install 'hermes-tasks[worker]'"
-            )
-            raise SystemExit(complain(missing)) from None
 
 
 class Consumer(CeleryConsumer):
