@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: macOS has no CLOCK_BOOTTIME; its monotonic clock goes on during sleep.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 #: Share of the lease, after ``begin``, in which the first byte may leave. Later a process may have
 #: been stopped so long that another worker owns the session: it does not send.
 SEND_WITHIN = 0.6
@@ -161,7 +164,7 @@ def _result_recorder(task: Task) -> Callable[[BatchMessage, str], None] | None:
 
 def _now() -> float:
     """Seconds that go on while the process, or the machine, is stopped."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(_CLOCK)
 
 
 def _followers(
