@@ -167,7 +167,7 @@ def plain(self: Any, session: str, number: int) -> None:
     self.app.journal.append(session, [number])
 
 
-@inspect_command()  # type: ignore[untyped-decorator]
+@inspect_command()
 def known_queues(state: Any, **_: Any) -> list[str]:
     """Names in ``app.amqp.queues`` of a worker's main process."""
     return sorted(state.app.amqp.queues)
@@ -175,7 +175,8 @@ def known_queues(state: Any, **_: Any) -> list[str]:
 
 @shared_task(name="order.known_queues", bind=True)
 def child_queues(self: Any, key: str) -> None:
-    """Note how many names ``app.amqp.queues`` has in a pool process."""
+    """Note how many names ``app.amqp.queues`` has in a pool process, and keep it busy meanwhile."""
+    time.sleep(0.1)
     self.app.journal.client.hset(key, str(os.getpid()), len(self.app.amqp.queues))
 
 

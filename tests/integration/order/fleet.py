@@ -1,4 +1,4 @@
-"""Worker processes that tests kill, stop and shut down, and that are two again for the next test."""
+"""Worker processes that tests kill, stop and shut down; they are whole again for the next one."""
 
 from __future__ import annotations
 

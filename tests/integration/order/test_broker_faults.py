@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from celery import Celery
 
 from hermes_tasks.testing.servers import Server
-from hermes_tasks.testing.waiting import wait_until
-from hermes_tasks.testing.workers import WorkerProcess
 from hermes_tasks.transport import SessionStore
 from tests.integration.order.app import LEASE
 from tests.integration.order.fleet import Fleet
@@ -67,7 +64,7 @@ def test_all_connections_are_killed_again_and_again(
     for share in (0.05, 0.3, 0.6):
         turns.wait_for_share(share)
         for kind in ("normal", "pubsub"):
-            store.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            store.client.client_kill_filter(_type=kind, skipme=True)
     turns.check()
 
 
@@ -142,9 +139,9 @@ def test_a_broker_that_may_not_be_written_for_a_while(
     turns = load()
     turns.publish(work=WORK)
     turns.wait_for_share(0.1)
-    store.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    store.client.replicaof("127.0.0.1", 1)
     time.sleep(2 * LEASE)
-    store.client.execute_command("REPLICAOF", "NO", "ONE")
+    store.client.replicaof("NO", "ONE")
     turns.check()
 
 

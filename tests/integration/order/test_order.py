@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hermes_tasks.testing.servers import Server
+from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.keeper import private_store
 from tests.integration.order.app import make_app
 from tests.integration.order.fleet import Fleet
-from tests.integration.order.load import Load, check_quiet
+from tests.integration.order.load import Load
 
 
 def test_two_hundred_sessions_keep_their_order_while_the_writer_fails_at_random(
@@ -35,14 +33,14 @@ def test_two_hundred_sessions_keep_their_order_while_the_writer_fails_at_random(
 
 
 def test_the_same_load_on_stock_celery_is_out_of_order(
-    load: Callable[..., Load], app_settings: dict[str, Any], tmp_path: Path
+    store: SessionStore, app_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """The control: what is expected above does not come by itself."""
     settings = app_settings | {"prefix": "stock", "ordered": False}
     fleet = Fleet(settings, tmp_path)
     try:
         with make_app(**settings) as app:
-            load = Load(app, load().store)
+            load = Load(app, store)
             fleet.heal()
             for number in range(load.turns):
                 for session in load.sessions:
