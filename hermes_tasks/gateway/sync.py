@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import threading
@@ -23,6 +24,8 @@ from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.identity import honcho_id
 from hermes_tasks.turns import Turn
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
 """How long Redis may take to tell ``flush`` how far a session is."""
@@ -201,6 +204,12 @@ class TurnSync:
                     left=self._spool.pending,
                     lost=self._spool.in_memory,
                 )
+                if self._report.lost:
+                    logger.warning(
+                        "%d turns are lost: Redis did not take them in time, and the outbox could "
+                        "not be written",
+                        self._report.lost,
+                    )
                 self._spool.close()
                 _live.discard(self)
             return self._report

@@ -385,6 +385,22 @@ def test_a_black_holed_redis_costs_the_caller_nothing(
     assert (report.published, report.left, report.lost) == (0, 6, 0)
 
 
+def test_turns_that_close_cannot_save_are_counted(
+    black_hole: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given neither a Redis that answers nor a directory for the outbox,
+    (tmp_path / "file").touch()
+    gateway = TurnSync(
+        broker_url=black_hole, workspace="w", outbox_dir=tmp_path / "file" / "outbox"
+    )
+    say(gateway, SECRET, SECRET)
+    # I expect close to say how many turns are lost, twice: to the caller and to the log
+    report = gateway.close(0.1)
+    assert (report.published, report.left, report.lost) == (0, 2, 2)
+    assert "2 turns are lost" in caplog.text
+    assert SECRET not in caplog.text
+
+
 @one_server
 def test_close_reports_once_and_ends_everything(
     make_gateway: Callable[..., TurnSync], redis_client: redis.Redis, settings: Settings
