@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from typing import Any, ClassVar
 
 import kombu
@@ -10,13 +11,18 @@ from celery.app.amqp import AMQP
 from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
+from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.retry import Retry
 
 from hermes_tasks.transport.channel import SessionChannel
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
+from hermes_tasks.transport.sessions import SessionStore
 
 #: Seconds between looks for a free slot where no event loop reports one.
 SLOT_CHECK = 0.02
+#: Seconds a Sentinel has to answer before the next one is asked.
+SENTINEL_SECONDS = 1.0
 
 
 class SessionPoller(kombu_redis.MultiChannelPoller):
@@ -77,6 +83,42 @@ class Transport(_SessionTransport):
 
 class SentinelSessionChannel(SessionChannel, kombu_redis.SentinelChannel):
     """The same over Redis Sentinel."""
+
+    def new_store(self, *, single: bool = False) -> SessionStore:
+        """A store over the pool, never ``single``.
+
+        A connection asks Sentinel for the master when a pool hands it out; one that is kept goes
+        back to the old master for ever.
+        """
+        return super().new_store()
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
+        # redis-py would try a dead Sentinel again for seconds before it asks the next one.
+        self.sentinel_kwargs = {
+            "socket_connect_timeout": SENTINEL_SECONDS,
+            "socket_timeout": SENTINEL_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+            **(getattr(self, "sentinel_kwargs", None) or {}),
+        }
+        pool = super()._sentinel_managed_pool(asynchronous)
+        manager = self._async_sentinel_manager if asynchronous else self._sentinel_manager
+        _one_at_a_time(manager)
+        return pool
+
+
+def _one_at_a_time(manager: Any) -> None:
+    """Let one thread at a time ask a ``redis.sentinel.Sentinel`` for the master.
+
+    The Sentinel that answered swaps places with the first one. Two threads that do so at once leave
+    one Sentinel twice in the list, and another not at all.
+    """
+    discover, lock = manager.discover_master, threading.Lock()
+
+    def discover_master(service_name: str) -> Any:
+        with lock:
+            return discover(service_name)
+
+    manager.discover_master = discover_master
 
 
 class SentinelTransport(_SessionTransport, kombu_redis.SentinelTransport):
