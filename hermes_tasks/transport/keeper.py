@@ -29,6 +29,8 @@ TICK = 0.25
 #: Seconds a session may be ready without being on the run queue before it is queued again: longer
 #: than a pop and a claim take, shorter than the shortest sensible lease.
 GRACE = 3.0
+#: Seconds until a failure that lasts is said again.
+WARN_EVERY = 30.0
 #: Seconds within which Redis must answer the keeper: half of what a default lease leaves it.
 SOCKET_TIMEOUT = 5.0
 
@@ -61,6 +63,7 @@ class Keeper:
         self._mutex = threading.Lock()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
+        self._warned: dict[str, float] = {}
 
     # -- what the channel does ---------------------------------------------------------------
 
@@ -129,9 +132,22 @@ class Keeper:
         try:
             step()
         except RedisError as error:
-            logger.warning("Could not %s, will try again: %s", what, error)
+            if self._is_news(what):
+                logger.warning("Could not %s, will try again: %s", what, error)
         except Exception:  # the thread must outlive every surprise: all leases hang on it
-            logger.exception("Could not %s, will try again", what)
+            if self._is_news(what):
+                logger.exception("Could not %s, will try again", what)
+        else:
+            if self._warned.pop(what, None) is not None:
+                logger.warning("Can %s again", what)
+
+    def _is_news(self, what: str) -> bool:
+        """Whether to say that something fails: each tick would fill a log while Redis is away."""
+        now = time.monotonic()
+        if now - self._warned.get(what, -WARN_EVERY) < WARN_EVERY:
+            return False
+        self._warned[what] = now
+        return True
 
     def _finish_late(self) -> None:
         for holding in list(self._held.values()):
