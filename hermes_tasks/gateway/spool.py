@@ -1,10 +1,8 @@
 """The outboxes of one gateway, in the order in which their rows are published.
 
-A gateway appends to an outbox of its own, ``outbox-<generation>-<incarnation>.db``. Beside it lies
-a lock file, locked by the process as long as it lives, so a later process can tell a dead one's
-outbox and *adopts* it: its rows go first, under the incarnation and the numbers they have. The
-generation counts the outboxes of a directory, so that several dead ones are taken in the order they
-were made; no clock is asked.
+A gateway appends to an outbox of its own. The outboxes of processes that died are *adopted*: their
+rows go first, under the incarnation and the numbers they have (:mod:`.files` tells which those are
+and in which order).
 
 When the file cannot be written, turns go on into an outbox in memory, with one warning, and after a
 while a new file is tried. The order of turns is kept across all of them: rows of an outbox are
@@ -13,18 +11,16 @@ published when those before it are empty.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hermes_tasks.errors import Closed, OutboxError
+from hermes_tasks.gateway import files
 from hermes_tasks.gateway.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -34,8 +30,6 @@ RETRY_FILE_SECONDS = 30.0
 
 ADOPT_AT_ONCE = 32
 """Dead processes' outboxes held open at a time: each takes six file descriptors."""
-
-_FILE = re.compile(r"outbox-(\d+)-([0-9a-f]{16})\.db")
 
 # SQLite files must not be closed by a forked child: it would act on its parent's locks.
 _inherited: list[Outbox] = []
@@ -142,7 +136,7 @@ class Spool:
             if self._closed:
                 return
         adopted: list[Outbox] = []
-        for path in self._files():
+        for path in files.found_in(self.directory):
             if path in held or path.name in self._warned:
                 continue
             if len(adopted) == ADOPT_AT_ONCE:
@@ -163,7 +157,7 @@ class Spool:
             if outbox is self._own:
                 self._own = None
         outbox.close()
-        kept = None if outbox.path is None else _set_aside(outbox.path, "corrupt")
+        kept = None if outbox.path is None else files.set_aside(outbox.path, "corrupt")
         logger.warning("%s; it is kept as %s", error, kept)
         self._unlock(outbox)
 
@@ -272,12 +266,9 @@ class Spool:
 
     def _create(self) -> Outbox:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Above every generation here: what this process will write is newer than all of it.
-        generations = [int(match[1]) for match in self._names()]
-        generation = max(generations, default=0) + 1
         incarnation = secrets.token_hex(8)
-        path = self.directory / f"outbox-{generation:08d}-{incarnation}.db"
-        lock = _lock(path)
+        path = files.new_path(self.directory, incarnation)
+        lock = files.lock(path)
         if lock is None:
             raise OutboxError(f"cannot lock the outbox {path}: another process holds it")
         try:
@@ -289,7 +280,7 @@ class Spool:
                 full_sync=self._full_sync,
             )
         except OutboxError:
-            _delete(path)
+            files.delete(path)
             os.close(lock)
             raise
         self._locks[outbox] = lock
@@ -315,32 +306,20 @@ class Spool:
     def _file_is_worth_a_try(self) -> bool:
         return time.monotonic() >= self._failed_at + RETRY_FILE_SECONDS
 
-    def _names(self) -> Iterator[re.Match[str]]:
-        with os.scandir(self.directory) as entries:
-            for entry in entries:
-                if match := _FILE.fullmatch(entry.name):
-                    yield match
-
-    def _files(self) -> list[Path]:
-        try:
-            found = sorted(self._names(), key=lambda match: (int(match[1]), match[2]))
-        except OSError:
-            return []
-        return [self.directory / match[0] for match in found]
-
     def _adopt(self, path: Path) -> Outbox | None:
         """The outbox of a dead process, if it is one and holds turns for our Redis."""
         try:
-            lock = _lock(path)
+            lock = files.lock(path)
         except OSError:
             return None
         if lock is None:
             return None
-        incarnation = path.stem.rpartition("-")[2]
         try:
-            outbox = Outbox(path, incarnation, self.destination, adopted=True, limit=self._limit)
+            outbox = Outbox(
+                path, files.incarnation_of(path), self.destination, adopted=True, limit=self._limit
+            )
         except OutboxError as error:
-            kept = _set_aside(path, "corrupt")
+            kept = files.set_aside(path, "corrupt")
             os.close(lock)
             logger.warning("%s; it is kept as %s", error, kept)
             return None
@@ -370,10 +349,10 @@ class Spool:
         outbox.close()
         if outbox.path is not None and not outbox.pending:
             if outbox.refused:
-                kept = _set_aside(outbox.path, "refused")
+                kept = files.set_aside(outbox.path, "refused")
                 logger.warning("%d turns could not be sent: see %s", outbox.refused, kept)
             else:
-                _delete(outbox.path)
+                files.delete(outbox.path)
         self._unlock(outbox)
 
     def _unlock(self, outbox: Outbox) -> None:
@@ -381,38 +360,3 @@ class Spool:
         lock = self._locks.pop(outbox, None)
         if lock is not None:
             os.close(lock)
-
-
-def _lock(path: Path) -> int | None:
-    """Lock an outbox for this process; ``None`` when another one holds it.
-
-    Not the database itself: closing a second descriptor of it would drop SQLite's own locks.
-    """
-    lock_path = path.with_suffix(".lock")
-    descriptor = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it may have deleted both files since we opened this one.
-        if os.fstat(descriptor).st_ino == lock_path.stat().st_ino:
-            return descriptor
-    except OSError:
-        pass
-    os.close(descriptor)
-    return None
-
-
-def _delete(path: Path) -> None:
-    for suffix in (".db-wal", ".db-shm", ".db", ".lock"):
-        path.with_suffix(suffix).unlink(missing_ok=True)
-
-
-def _set_aside(path: Path, why: str) -> Path:
-    """Rename an outbox so that no process adopts it; nothing is deleted."""
-    kept = path.with_name(f"{why}-{path.name}")
-    for suffix in (".db-wal", ".db"):
-        source = path.with_suffix(suffix)
-        if source.exists():
-            source.rename(kept.with_suffix(suffix))
-    path.with_suffix(".db-shm").unlink(missing_ok=True)
-    path.with_suffix(".lock").unlink(missing_ok=True)
-    return kept
