@@ -70,6 +70,10 @@ SELECT number, session_key, turn_id, body, ? FROM turns WHERE number = ?
 _OLDEST = "SELECT number FROM turns WHERE number != ? ORDER BY attempted, number LIMIT 1"
 
 
+class CorruptOutbox(OutboxError):
+    """The file is no SQLite database, or a damaged one: no later try will read it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A turn in an outbox.
@@ -365,7 +369,11 @@ class Outbox:
 
     def _broken(self, action: str, error: Exception) -> OutboxError:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return OutboxError(
+        # An operational error is about the disk, locks or descriptors, not about the content.
+        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError
+        )
+        return (CorruptOutbox if damaged else OutboxError)(
             f"cannot {action} the outbox {self.path or 'in memory'}: {reason or error}; make its "
             "directory writable with free space, or set HERMES_TASKS_OUTBOX_DIR to another one"
         )

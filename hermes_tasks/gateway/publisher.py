@@ -8,7 +8,7 @@ import threading
 import time
 
 from hermes_tasks.errors import BrokerUnavailable, OutboxError
-from hermes_tasks.gateway.outbox import Outbox, Row
+from hermes_tasks.gateway.outbox import CorruptOutbox, Outbox, Row
 from hermes_tasks.gateway.sender import RowFailed, Sender, Unsendable
 from hermes_tasks.gateway.spool import Spool
 
@@ -29,7 +29,8 @@ five turns at once took 3.6 ms beside it (99th percentile), 1 ms without.
 """
 
 ROW_ATTEMPTS = 5
-"""Failures in a row, while Redis answers, after which a row is kept aside for the others' sake."""
+"""Failures in a row, while Redis answers, after which a row (or an outbox that cannot be read) is
+left aside for the others' sake."""
 
 TRUNCATE_AFTER_SECONDS = 1.0
 """How long nothing is to be sent before the write-ahead log is emptied."""
@@ -133,8 +134,14 @@ class Publisher:
         except (BrokerUnavailable, RowFailed) as error:
             self._back_off(error)
         except OutboxError as error:
-            if not self._stopped:
+            self._failures += 1
+            if self._stopped:
+                return
+            if isinstance(error, CorruptOutbox) or self._failures >= ROW_ATTEMPTS:
+                self._failures = 0
                 self._spool.abandon(outbox, error)
+            else:
+                self._back_off(error)
 
     def _deliver(self, outbox: Outbox, row: Row) -> bool:
         """Send a row and take it out; ``False``: go on from the start of the outbox."""
@@ -179,7 +186,7 @@ class Publisher:
             logger.info("turns are being sent again")
         self._spool.sent()
 
-    def _back_off(self, error: BrokerUnavailable | RowFailed) -> None:
+    def _back_off(self, error: BrokerUnavailable | RowFailed | OutboxError) -> None:
         if self.trouble is None:
             logger.warning("%s; turns are kept and sent later", error)
         self.trouble = str(error)

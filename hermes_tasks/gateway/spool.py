@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hermes_tasks.errors import Closed, OutboxError
 from hermes_tasks.gateway import files
-from hermes_tasks.gateway.outbox import Outbox
+from hermes_tasks.gateway.outbox import CorruptOutbox, Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -150,14 +150,18 @@ class Spool:
             self._outboxes[still_adopted:still_adopted] = adopted
 
     def abandon(self, outbox: Outbox, error: OutboxError) -> None:
-        """Go on without an outbox that can no longer be read. Its file is kept."""
+        """Go on without an outbox that cannot be read. Its file is kept; unless it is damaged, it
+        is adopted again when this process, or another, next looks for outboxes.
+        """
         with self._lock:
             if outbox in self._outboxes:
                 self._outboxes.remove(outbox)
             if outbox is self._own:
                 self._own = None
         outbox.close()
-        kept = None if outbox.path is None else files.set_aside(outbox.path, "corrupt")
+        kept = outbox.path
+        if kept is not None and isinstance(error, CorruptOutbox):
+            kept = files.set_aside(kept, "corrupt")
         logger.warning("%s; it is kept as %s", error, kept)
         self._unlock(outbox)
 
@@ -318,10 +322,15 @@ class Spool:
             outbox = Outbox(
                 path, files.incarnation_of(path), self.destination, adopted=True, limit=self._limit
             )
-        except OutboxError as error:
+        except CorruptOutbox as error:
             kept = files.set_aside(path, "corrupt")
             os.close(lock)
             logger.warning("%s; it is kept as %s", error, kept)
+            return None
+        except OutboxError as error:
+            # It may be readable the next time.
+            os.close(lock)
+            logger.warning("%s", error)
             return None
         if outbox.destination != self.destination:
             self._warned.add(path.name)

@@ -281,6 +281,26 @@ def test_a_corrupt_outbox_is_set_aside(
     assert str(broken) in record.getMessage()
 
 
+def test_an_outbox_that_cannot_be_read_now_is_adopted_later(
+    directory: Path,
+    open_spool: Callable[..., Spool],
+    process: Callable[..., subprocess.Popen[str]],
+) -> None:
+    # Given what a dead process left, while somebody holds the file
+    kill(process("a/a1"))
+    (path,) = directory.glob("*.db")
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    spool = open_spool()
+    assert spool.pending == 0
+    # I expect it to be left where it is, and taken when it is free
+    holder.execute("ROLLBACK")
+    holder.close()
+    spool.adopt()
+    assert turn_ids(spool) == ["a1"]
+
+
 def test_without_a_directory_turns_are_kept_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
