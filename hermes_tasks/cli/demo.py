@@ -175,4 +175,6 @@ def _print(console: Console, result: Audit, summary: Summary) -> None:
         *(f"[{'red' if count else 'green'}]{count}[/]" for count in counts),
     )
     console.print(table)
+    for reason, count in sorted(summary.given_up.items()):
+        console.print(f"given up: {count} ({reason})")
     console.print(f"in {summary.seconds:.1f} s")

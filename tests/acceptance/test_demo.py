@@ -40,14 +40,10 @@ def test_a_worker_is_killed_and_nothing_is_lost_doubled_or_out_of_order() -> Non
     assert last_row(result.stdout) == [6, 96, 96, 0, 0, 0]
 
 
-def test_a_honcho_of_one_s_own_is_used_and_what_it_does_wrong_is_counted() -> None:
+def test_a_honcho_of_one_s_own_is_used_and_what_does_not_arrive_is_counted() -> None:
     with HonchoServer() as honcho:
-        honcho.control(fail=422, times=1)
+        honcho.control(fail=422, times=-1)
         result = demo(HONCHO_URL=honcho.url)
-        stored = honcho.log()
+        assert honcho.log() == []
     assert result.returncode == 1, result.stderr
-    sessions, sent, written, lost, twice, out_of_order = last_row(result.stdout)
-    assert (sessions, sent) == (6, 96)
-    assert written == len(stored) == sent - lost
-    assert lost > 0
-    assert twice == out_of_order == 0
+    assert last_row(result.stdout) == [6, 96, 0, 96, 0, 0]
