@@ -52,6 +52,7 @@ def replay(
       1  turns were given up (see the reasons), or not written in time
       2  SOURCE cannot be read, or not to its end; what came before the fault is written
       3  Redis does not answer, or refuses us; run again to go on
+    130  stopped by Ctrl-C; run again to go on
     """
     from hermes_tasks.app import make_app
     from hermes_tasks.cli.progress import ReplayProgress, print_summary
@@ -71,9 +72,11 @@ def replay(
         )
         try:
             summary = running.run(conversations)
-        except (SourceError, KeyboardInterrupt):
+        except (SourceError, KeyboardInterrupt) as stopped:
             progress.stop()
             print_summary(running.summary)
+            if isinstance(stopped, KeyboardInterrupt):
+                click.echo("what was sent stays queued; run again to send the rest", err=True)
             raise
     print_summary(summary)
     if summary.given_up:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
 from hermes_tasks.config import Settings
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
+from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import clean_environment
 
 ONE_SERVER = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
@@ -139,6 +142,32 @@ def test_a_replay_that_runs_out_of_time_says_what_becomes_of_its_turns(
     }
     result = hermes_tasks("replay", str(lines), "--timeout", "0.2", **env)
     assert_one_line(result, 1, "1 of 1 turns are not written", "stay queued")
+
+
+@ONE_SERVER
+def test_a_replay_that_is_interrupted_says_how_to_go_on(settings: Settings, lines: Path) -> None:
+    # No worker runs, so it waits.
+    replay = subprocess.Popen(
+        [Path(sys.executable).with_name("hermes-tasks"), "replay", lines],
+        env=clean_environment()
+        | {
+            "HERMES_TASKS_BROKER_URL": settings.broker_url,
+            "HERMES_TASKS_PREFIX": settings.prefix,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with redis.Redis.from_url(settings.broker_url) as client:
+        run_queue = f"{{{settings.prefix}}}.run"
+        wait_until(lambda: client.exists(run_queue), 20, "a turn to be queued")
+    replay.send_signal(signal.SIGINT)
+    output, errors = replay.communicate(timeout=20)
+
+    assert replay.returncode == 130
+    assert "run again to send the rest" in errors
+    assert "Traceback" not in errors
+    assert "turns" in output
 
 
 @pytest.mark.parametrize("arguments", [("replay",), ("replay", "a", "b"), ("nonsense",)])
