@@ -373,7 +373,10 @@ class Outbox:
         damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
             error, sqlite3.OperationalError
         )
-        return (CorruptOutbox if damaged else OutboxError)(
-            f"cannot {action} the outbox {self.path or 'in memory'}: {reason or error}; make its "
-            "directory writable with free space, or set HERMES_TASKS_OUTBOX_DIR to another one"
+        what = f"cannot {action} the outbox {self.path or 'in memory'}: {reason or error}"
+        if damaged:
+            return CorruptOutbox(f"{what}; `sqlite3 FILE .recover` may save what is in it")
+        return OutboxError(
+            f"{what}; make its directory writable with free space, or set HERMES_TASKS_OUTBOX_DIR "
+            "to another one"
         )

@@ -162,6 +162,7 @@ class Spool:
         kept = outbox.path
         if kept is not None and isinstance(error, CorruptOutbox):
             kept = files.set_aside(kept, "corrupt")
+            self._counted_drops += outbox.pending
         logger.warning("%s; it is kept as %s", error, kept)
         self._unlock(outbox)
 
@@ -186,7 +187,7 @@ class Spool:
 
     @property
     def dropped(self) -> int:
-        """Turns dropped because there were too many."""
+        """Turns dropped because there were too many, or their outbox was damaged."""
         with self._lock:
             return self._counted_drops + sum(outbox.dropped for outbox in self._outboxes)
 
