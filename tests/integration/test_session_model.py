@@ -586,6 +586,9 @@ class SessionMachine(RuleBasedStateMachine):
         queued = look(self.store, session).queued
         answer = self._push(session, known[number], kind="k", sender=sender, sent=sent)
         assert answer.status == "duplicate" or known[number] not in queued.values()
+        if answer.status == "accepted":
+            # Were the sender forgotten, this is now all Redis knows of it.
+            self.sent.pop((session, sender), None)
 
     @precondition(lambda self: self.work)
     @rule(data=st.data(), delay=some_delay)
@@ -1012,7 +1015,7 @@ BROKEN: dict[str, Edits] = {
             ),
             (
                 "if token ~= '' then",
-                "if token ~= '' and (oldest() or {}).id == id then",
+                "if token ~= '' and (head_of(INFLIGHT) or next_head() or {}).id == id then",
             ),
         ]
     },
@@ -1047,16 +1050,18 @@ BROKEN: dict[str, Edits] = {
     "commit does not ask for the token": {
         "commit": [("~= ARGV[2] then return -1", "== '' then return -1")]
     },
-    "complete does not ask for the token": {
-        "complete": [("redis.call('HGET', SESSION, 'token') ~= token", "false")]
-    },
-    "commit leaves the id behind": {"common": [("  redis.call('SREM', IDS, item.id)\n", "")]},
+    "complete does not ask for the token": {"complete": [("holder ~= token", "false")]},
+    "commit leaves the id behind": {"common": [("  redis.call('SREM', IDS, unpack(ids))\n", "")]},
     "a settled message is followed by nobody": {
-        "complete": [("'attempts', 'solo', 'intent')\n  move_on(name, now)", "'state')")]
+        "complete": [
+            ("'intent')\n  state = move_on(name, now)", "'state')\n  state = 'idle'"),
+        ]
     },
     "the lease outlives the claim": {"complete": [("redis.call('ZREM', LEASES, name)", "")]},
     "a wait has no end": {
-        "complete": [("sleep_until(name, tonumber(wake))", "redis.call('HDEL', SESSION, 'state')")]
+        "complete": [
+            ("sleep_until(name, tonumber(wake))", "'idle' redis.call('HDEL', SESSION, 'state')"),
+        ]
     },
     "a woken session is not queued": {"wake": [("make_ready(ARGV[1])", "")]},
     "what was popped and never claimed stays away": {
@@ -1065,7 +1070,7 @@ BROKEN: dict[str, Edits] = {
     "a session with work is forgotten after a day": {
         "push": [("  redis.call('PERSIST', SESSION)\n", "")]
     },
-    "a purge keeps the ids": {"purge": [("    forget(parse(text))\n", "")]},
+    "a purge keeps the ids": {"purge": [("    forget({parse(text).id})\n", "")]},
 }
 
 
@@ -1185,12 +1190,3 @@ def test_a_worker_slower_than_the_grace_gets_its_claim(redis_client: redis.Redis
     redis_client.flushdb()
     with edited_scripts(CLAIM_BY_THE_NEWEST_NUMBER):
         assert claims_until_one_succeeds_on_a_slow_worker(redis_client) is None
-
-
-@only_valkey
-@pytest.mark.parametrize("edits", [RESCUE_BY_TIME], ids=["rescue by time"])
-def test_the_machine_finds_the_counter_example_itself(
-    redis_client: redis.Redis, edits: Edits
-) -> None:
-    with pytest.raises((AssertionError, redis.ResponseError)):
-        run(SessionMachine, redis_client, HUNT, edits)
