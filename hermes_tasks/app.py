@@ -8,6 +8,7 @@ meant for workers nor becomes the process's current app.
 from __future__ import annotations
 
 import importlib.util
+import ssl
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from celery import Celery
 from celery.utils.imports import cwd_in_path
 from kombu import Queue
+from kombu.utils.url import parse_url
 
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import ConfigurationError
@@ -59,6 +61,9 @@ def make_app(
     app.conf.update(_under(overrides, settings))
     app.settings = settings
     _check_sentinel(app.conf.broker_url, app.conf.broker_transport_options)
+    if not app.conf.broker_use_ssl:
+        # Kombu reads them from the URL; Flower looks here.
+        app.conf.broker_use_ssl = _tls_options(app.conf.broker_url)
     return app
 
 
@@ -92,6 +97,13 @@ def _check_sentinel(url: Any, options: Mapping[str, Any]) -> None:
             "sentinel:// needs the name of the master it asks for: set "
             """HERMES_TASKS_BROKER_OPTIONS='{"master_name": "mymaster"}'"""
         )
+
+
+def _tls_options(url: Any) -> dict[str, Any] | bool:
+    """How the broker's certificate is checked, for ``rediss://``."""
+    if not str(url).startswith("rediss://"):
+        return False
+    return parse_url(url).get("ssl") or {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:

@@ -142,6 +142,13 @@ def test_every_url_leads_to_the_ordered_transport_and_shows_its_scheme_but_no_pa
             assert each.as_uri() == shown
 
 
+@pytest.mark.parametrize("url", URLS)
+def test_what_a_retry_is_published_through_is_ordered_too(url: str) -> None:
+    settings = Settings(broker_url=url, broker_options={"master_name": "m"})
+    pool = make_app(settings, set_as_current=False).connection_for_write().Pool(limit=1)
+    assert isinstance(pool.new().transport, URLS[url][0])
+
+
 def test_a_connection_that_switches_to_its_next_url_stays_ordered() -> None:
     settings = Settings(
         broker_url="sentinel://h:1;sentinel://i:2", broker_options={"master_name": "m"}
@@ -161,3 +168,5 @@ def test_rediss_checks_the_server_unless_told_not_to(url: str, checked: str) -> 
     with app.connection_for_write() as connection:
         assert connection.transport.driver_type == "redis"
         assert connection.ssl["ssl_cert_reqs"].name == checked
+    # Flower looks there.
+    assert app.conf.broker_use_ssl["ssl_cert_reqs"].name == checked
