@@ -14,6 +14,7 @@ from kombu.utils.json import dumps
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 from hermes_tasks.transport.channel import SessionChannel
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
@@ -115,8 +116,14 @@ def _one_at_a_time(manager: Any) -> None:
     discover, lock = manager.discover_master, threading.Lock()
 
     def discover_master(service_name: str) -> Any:
-        with lock:
-            return discover(service_name)
+        try:
+            with lock:
+                return discover(service_name)
+        except MasterNotFoundError:
+            # redis-py's message describes each client in many lines.
+            raise MasterNotFoundError(
+                f"no Sentinel that answers knows a master {service_name!r} that is up"
+            ) from None
 
     manager.discover_master = discover_master
 

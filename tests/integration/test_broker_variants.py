@@ -399,6 +399,7 @@ def master_port(sentinel: redis.Redis) -> int:
 UNREACHABLE = {
     "a wrong password": "invalid username-password pair",
     "no Redis": "Connection refused",
+    "no Sentinel": "no Sentinel that answers knows a master 'turns'",
     "a certificate of an unknown authority": "certificate verify failed",
 }
 
@@ -413,10 +414,11 @@ def test_a_worker_that_cannot_reach_its_broker_says_so_in_a_line_and_again(
         "no Redis": f"redis://:{QUOTED}@127.0.0.1:{_free_port()}/0",
         "a certificate of an unknown authority": secure.url.partition("?")[0],
     }
-    workers = {
-        case: worker("-c", "1", env=Broker(url, None).environment("p", honcho), wait=False)
-        for case, url in urls.items()
-    }
+    urls["no Sentinel"] = urls["no Redis"].replace("redis:", "sentinel:")
+    workers = {}
+    for case, url in urls.items():
+        broker = Broker(url, None, {"master_name": "turns"} if case == "no Sentinel" else {})
+        workers[case] = worker("-c", "1", env=broker.environment("p", honcho), wait=False)
     for case, process in workers.items():
         wait_until(partial(said_twice, process, UNREACHABLE[case]), 20, f"two lines about {case}")
         assert process.is_running
