@@ -8,12 +8,13 @@
 -- that is still in doubt stays in it: a retry takes the head alone, and forgetting that the call
 -- before had carried its followers too would write them a second time.
 
-if redis.call('HGET', SESSION, 'token') ~= ARGV[2] then return 0 end
+local token, intent = unpack(redis.call('HMGET', SESSION, 'token', 'intent'))
+if token ~= ARGV[2] then return 0 end
 allow_full_memory()
 local now = now_ms()
 local first, last, ends = tonumber(ARGV[4]), tonumber(ARGV[5]), now + tonumber(ARGV[6])
 local earlier_first, earlier_last, earlier_ends =
-  string.match(redis.call('HGET', SESSION, 'intent') or '', '^(%d+) (%d+) %d+ (%d+)')
+  string.match(intent or '', '^(%d+) (%d+) %d+ (%d+)')
 if earlier_first then
   first = math.min(first, tonumber(earlier_first))
   last = math.max(last, tonumber(earlier_last))

@@ -11,8 +11,9 @@
 
 local name, number, token = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local most, most_size = tonumber(ARGV[6]), tonumber(ARGV[7])
-local state, since, holder, attempts, solo =
-  unpack(redis.call('HMGET', SESSION, 'state', 'since', 'token', 'attempts', 'solo'))
+local state, since, holder, attempts, solo, intent, known, suspect, accepted =
+  unpack(redis.call('HMGET', SESSION, 'state', 'since', 'token', 'attempts', 'solo', 'intent',
+    'epoch', 'suspect', 'accepted'))
 attempts = tonumber(attempts or '0')
 
 if holder ~= token and (state ~= 'ready' or number < tonumber(since)) then return {} end
@@ -37,13 +38,13 @@ local function join(text, fresh)
 end
 
 local open = true
-for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, most - 1)) do
+for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, most)) do   -- one more than fits
   open = open and join(text)
 end
-open = open and #batch == redis.call('LLEN', INFLIGHT)
 for _, source in ipairs({BACKLOG, WAITING}) do
   local taken = {}
-  for _, text in ipairs(open and redis.call('LRANGE', source, 0, most - #batch) or {}) do
+  open = open and #batch < most
+  for _, text in ipairs(open and redis.call('LRANGE', source, 0, most - 1 - #batch) or {}) do
     open = open and join(text, true)
     if not open then break end
     taken[#taken + 1] = text
@@ -64,8 +65,6 @@ redis.call('ZREM', READY, name)
 
 -- After a new epoch all that was accepted before it is suspect, however many claims it takes.
 local epoch = redis.call('HGET', META, 'epoch') or '0'
-local intent, known, suspect, accepted =
-  unpack(redis.call('HMGET', SESSION, 'intent', 'epoch', 'suspect', 'accepted'))
 if known ~= epoch then
   suspect = accepted
   redis.call('HSET', SESSION, 'epoch', epoch, 'suspect', suspect)

@@ -5,16 +5,21 @@
 -- Returns the number settled now (ids settled before count nothing), or -1 when the token no
 -- longer holds the lease: whoever holds it asks what was written.
 
-if redis.call('HGET', SESSION, 'token') ~= ARGV[2] then return -1 end
+local token, intent = unpack(redis.call('HMGET', SESSION, 'token', 'intent'))
+if token ~= ARGV[2] then return -1 end
 allow_full_memory()
 local done = {}
 for i = 5, #ARGV do done[ARGV[i]] = true end
-local reason, settled, prefix, keep = ARGV[3], 0, true, {}
+local reason, written, settled, prefix, keep = ARGV[3], {}, 0, true, {}
 for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, -1)) do
   local item = parse(text)
   if done[item.id] then
     settled = settled + 1
-    if reason == '' then forget(item) else bury(ARGV[1], item, reason, ARGV[4]) end
+    if reason == '' then
+      written[#written + 1] = item.id
+    else
+      bury(ARGV[1], item, reason, ARGV[4])
+    end
     prefix = prefix and #keep == 0
   else
     keep[#keep + 1] = text
@@ -27,7 +32,10 @@ else
   redis.call('DEL', INFLIGHT)
   redis.call('RPUSH', INFLIGHT, unpack(keep))
 end
-if reason == '' then count('written', settled) end
+if reason == '' then
+  forget(written)
+  count('written', settled)
+end
 redis.call('HINCRBY', SESSION, 'progress', settled)
-resolve_intent()
+resolve_intent(intent, keep[1] and parse(keep[1]))
 return settled

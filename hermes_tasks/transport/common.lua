@@ -46,16 +46,17 @@ end
 
 local function count(what, by) redis.call('HINCRBY', STATS, what, by or 1) end
 
--- The oldest item of the session, wherever it is, or nil.
-local function oldest()
-  local item = redis.call('LINDEX', INFLIGHT, 0) or redis.call('LINDEX', BACKLOG, 0)
-    or redis.call('LINDEX', WAITING, 0)
+local function head_of(list)
+  local item = redis.call('LINDEX', list, 0)
   return item and parse(item)
 end
 
-local function forget(item)
-  redis.call('SREM', IDS, item.id)
-  redis.call('HINCRBY', SESSION, 'settled', 1)
+-- The message that is next when nothing is in flight, or nil.
+local function next_head() return head_of(BACKLOG) or head_of(WAITING) end
+
+local function forget(ids)
+  redis.call('SREM', IDS, unpack(ids))
+  redis.call('HINCRBY', SESSION, 'settled', #ids)
 end
 
 -- Keep an item that is given up, with the reason. The caller takes it out of its list.
@@ -64,7 +65,7 @@ local function bury(name, item, reason, detail)
     'number', item.number, 'reason', reason, 'detail', detail or '',
     'attempts', redis.call('HGET', SESSION, 'attempts') or '0', 'message',
     string.match(item.text, '^%d+ %S+ %d+ %S+ %d+ (.*)$'))
-  forget(item)
+  forget({item.id})
   count('dead:' .. reason)
 end
 
@@ -73,32 +74,30 @@ local function make_ready(name)
   redis.call('ZADD', READY, number, name)
   redis.call('HSET', SESSION, 'state', 'ready', 'since', number)
   redis.call('LPUSH', RUN, cjson.encode({ms(number), name}))
+  return 'ready'
 end
 
 local function sleep_until(name, time)
   redis.call('HSET', SESSION, 'state', 'sleeping')
   redis.call('ZADD', SLEEPING, ms(time), name)
+  return 'sleeping'
 end
 
--- After a session has no worker: queue it, let it sleep until its head may run, or let it idle.
+-- With nothing in flight: queue the session, let it sleep until its head may run, or let it idle.
+-- Returns its state.
 local function move_on(name, now)
-  local head = oldest()
+  local head = next_head()
   if not head then
-    redis.call('HDEL', SESSION, 'state', 'since', 'attempts', 'solo', 'intent')
+    redis.call('HDEL', SESSION, 'state', 'since')
     redis.call('PEXPIRE', SESSION, REMEMBER_MS)
-  elseif head.not_before > now then
-    sleep_until(name, head.not_before)
-  else
-    make_ready(name)
+    return 'idle'
   end
+  return head.not_before > now and sleep_until(name, head.not_before) or make_ready(name)
 end
 
--- A session's intent is over once no message of that call is left in flight.
-local function resolve_intent()
-  local intent = redis.call('HGET', SESSION, 'intent')
-  if not intent then return end
-  local head = redis.call('LINDEX', INFLIGHT, 0)
-  if not head or parse(head).number > tonumber(string.match(intent, '^%d+ (%d+)')) then
+-- A session's intent is over once no message of that call is left in flight; head is what is left.
+local function resolve_intent(intent, head)
+  if intent and (not head or head.number > tonumber(string.match(intent, '^%d+ (%d+)'))) then
     redis.call('HDEL', SESSION, 'intent')
   end
 end

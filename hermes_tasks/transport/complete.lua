@@ -23,62 +23,63 @@
 
 local name, token, outcome, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local now = now_ms()
+local holder, wake, progress, intent =
+  unpack(redis.call('HMGET', SESSION, 'token', 'wake', 'progress', 'intent'))
 if outcome == 'lapsed' then
   local expiry = redis.call('ZSCORE', LEASES, name)
   if not expiry or tonumber(expiry) > now then return {'lost'} end
-elseif redis.call('HGET', SESSION, 'token') ~= token then
+elseif holder ~= token then
   return {'lost'}
 end
 
-local function next_entry()
-  if ARGV[9] ~= '1' then return nil end
-  for i = 13, #KEYS do
-    if redis.call('EXISTS', KEYS[i]) == 1 then return nil end
-  end
-  return redis.call('RPOP', RUN) or nil
-end
-
-local wake, progress = unpack(redis.call('HMGET', SESSION, 'wake', 'progress'))
-local head = redis.call('LINDEX', INFLIGHT, 0)
-head = head and parse(head)
+local head = head_of(INFLIGHT)
 if head and head.id == id and not wake
     and (outcome == 'settled' or outcome == 'revoked' or outcome == 'expired') then
   redis.call('LPOP', INFLIGHT)
   if outcome == 'settled' then
-    forget(head)
+    forget({id})
     count('written')
   else
     bury(name, head, outcome)
   end
   progress = true
-  resolve_intent()
+  head = head_of(INFLIGHT)
+  resolve_intent(intent, head)
 end
 
 redis.call('ZREM', LEASES, name)
 redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress')
-if progress then redis.call('HDEL', SESSION, 'attempts', 'solo') end
-if redis.call('LLEN', INFLIGHT) == 0 then
-  redis.call('HDEL', SESSION, 'attempts', 'solo', 'intent')
-  move_on(name, now)
+if progress or not head then redis.call('HDEL', SESSION, 'attempts', 'solo') end
+
+local state
+if not head then
+  redis.call('HDEL', SESSION, 'intent')
+  state = move_on(name, now)
 elseif wake and outcome ~= 'lapsed' then
   redis.call('HSET', SESSION, 'solo', 1)
-  sleep_until(name, tonumber(wake))
+  state = sleep_until(name, tonumber(wake))
 elseif progress or outcome == 'released' then
-  make_ready(name)
+  state = make_ready(name)
 else
   local attempts = redis.call('HINCRBY', SESSION, 'attempts', 1)
   count('failed')
   if attempts >= tonumber(ARGV[8]) then
-    bury(name, parse(redis.call('LPOP', INFLIGHT)), 'attempts')
+    redis.call('LPOP', INFLIGHT)
+    bury(name, head, 'attempts')
     redis.call('HDEL', SESSION, 'attempts', 'solo')
-    resolve_intent()
-    move_on(name, now)
-    return {'dead', next_entry()}
+    head = head_of(INFLIGHT)
+    resolve_intent(intent, head)
+    if head then make_ready(name) else move_on(name, now) end
+    state = 'dead'
   elseif outcome == 'lapsed' then
-    make_ready(name)
+    state = make_ready(name)
   else
     local wait = math.min(tonumber(ARGV[5]) * 2 ^ (attempts - 1), tonumber(ARGV[6]))
-    sleep_until(name, now + wait * (0.5 + tonumber(ARGV[7]) / 2))
+    state = sleep_until(name, now + wait * (0.5 + tonumber(ARGV[7]) / 2))
   end
 end
-return {redis.call('HGET', SESSION, 'state') or 'idle', next_entry()}
+
+if ARGV[9] == '1' and (#KEYS == 12 or redis.call('EXISTS', unpack(KEYS, 13)) == 0) then
+  return {state, redis.call('RPOP', RUN) or nil}
+end
+return {state}

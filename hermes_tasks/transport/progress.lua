@@ -7,7 +7,7 @@
 
 local state, accepted, attempts =
   unpack(redis.call('HMGET', SESSION, 'state', 'accepted', 'attempts'))
-local head = oldest()
+local head = head_of(INFLIGHT) or next_head()
 return {state or 'idle', tonumber(accepted or '0'), head and head.number or -1,
   redis.call('LLEN', INFLIGHT), redis.call('LLEN', WAITING), redis.call('LLEN', BACKLOG),
   tonumber(redis.call('ZSCORE', SLEEPING, ARGV[1]) or '-1'), tonumber(attempts or '0')}

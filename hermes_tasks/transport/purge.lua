@@ -7,7 +7,7 @@
 local dropped = 0
 for _, list in ipairs({BACKLOG, WAITING}) do
   for _, text in ipairs(redis.call('LRANGE', list, 0, -1)) do
-    forget(parse(text))
+    forget({parse(text).id})
     dropped = dropped + 1
   end
   redis.call('DEL', list)
