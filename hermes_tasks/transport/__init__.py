@@ -9,7 +9,6 @@ in :mod:`kombu.transport.redis`. Nothing here knows what the messages are for.
 Use::
 
     app = Celery(broker="redis://", amqp=SessionAMQP)
-    app.conf.broker_transport = transport_for("redis://")
     app.conf.task_queues = [Queue("celery"), run_queue()]
 
     @app.task(base=OrderedTask, bind=True)
@@ -43,6 +42,19 @@ Every state change is one Lua script on Redis time, beside this file, with its c
   it. A lost connection is not a shutdown: running tasks end under their lease.
 * **A new Redis process** may have forgotten its last second, so all that was accepted before it is
   delivered with ``again`` set.
+
+Broker URLs
+-----------
+* ``redis://[user:password@]host:port/db``
+* ``rediss://…``: over TLS. The certificate is checked, against ``?ssl_ca_certs=/path`` where given;
+  ``?ssl_cert_reqs=none`` turns that off.
+* ``redis+socket://[:password@]/path/of/socket?virtual_host=db``
+* ``sentinel://[user:password@]host:port/db;sentinel://…``, with the transport option
+  ``master_name``. Each URL has the password of the master; Sentinel's own goes into the option
+  ``sentinel_kwargs``.
+
+:class:`SessionAMQP` chooses the transport by the URL. Without it, as for a plain
+:class:`kombu.Connection`, name the transport: :func:`transport_for`.
 
 Transport options
 -----------------

@@ -24,7 +24,6 @@ from hermes_tasks.transport import (
     SessionLease,
     keeper,
     run_queue,
-    transport_for,
 )
 from tests.integration.order.journal import Journal
 
@@ -39,7 +38,8 @@ CALL_SECONDS = 5.0
 def make_app(broker: str, journal: str, prefix: str, **conf: Any) -> Celery:
     """The application. ``conf`` are further settings of Celery's."""
     ordered = conf.pop("ordered", True)
-    app = Celery(prefix, broker=broker, set_as_current=False, amqp=SessionAMQP)
+    amqp = SessionAMQP if ordered else None
+    app = Celery(prefix, broker=broker, set_as_current=False, amqp=amqp)
     app.journal = Journal(journal)
     app.conf.update(
         task_default_queue=f"{prefix}.plain",
@@ -58,7 +58,6 @@ def make_app(broker: str, journal: str, prefix: str, **conf: Any) -> Celery:
         },
     )
     if ordered:
-        app.conf.broker_transport = transport_for(broker)
         app.conf.task_queues = [Queue(f"{prefix}.plain"), run_queue(prefix)]
     app.conf.update(conf)
     return app
