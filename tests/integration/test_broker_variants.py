@@ -133,14 +133,16 @@ def with_least_rights(make_server: MakeServer, prefix: str) -> Broker:
 
 
 class Sentinel:
-    """A Sentinel that watches one master, called ``turns``."""
+    """A Sentinel with a password of its own, that watches one master, called ``turns``."""
+
+    PASSWORD = "guard"
 
     def __init__(self, program: Path, directory: Path, master: int) -> None:
         directory.mkdir()
         self.port = _free_port()
         configuration = directory / "sentinel.conf"
         configuration.write_text(
-            f"bind 127.0.0.1\nport {self.port}\ndir {directory}\n"
+            f"bind 127.0.0.1\nport {self.port}\ndir {directory}\nrequirepass {self.PASSWORD}\n"
             f"sentinel monitor turns 127.0.0.1 {master} 1\n"
             f"sentinel auth-pass turns {PASSWORD}\n"
         )
@@ -149,13 +151,17 @@ class Sentinel:
 
         def knows_the_master() -> bool:
             try:
-                with redis.Redis(port=self.port) as client:
+                with self.client() as client:
                     flags: str = client.sentinel_master("turns")["flags"]
                     return flags == "master"
             except redis.ConnectionError:
                 return False
 
         wait_until(knows_the_master, 10, "Sentinel to know the master")
+
+    def client(self) -> redis.Redis:
+        """A client of the Sentinel itself."""
+        return redis.Redis(port=self.port, password=self.PASSWORD)
 
     def kill(self) -> None:
         """End it by SIGKILL."""
@@ -191,7 +197,7 @@ def by_sentinel(master: Server, sentinels: list[Sentinel]) -> Broker:
     return Broker(
         ";".join(urls),
         redis.Redis.from_url(master.url.replace("/0", "/2")),
-        {"master_name": "turns"},
+        {"master_name": "turns", "sentinel_kwargs": {"password": Sentinel.PASSWORD}},
     )
 
 
@@ -366,7 +372,7 @@ def test_a_worker_follows_sentinel_to_the_new_master_and_past_a_dead_sentinel(
     with TurnSync(settings=by_sentinel.settings(prefix)) as sync:
         send(sync, ["s"], 1, 2)
         assert_written(sync, honcho, ["s"], 2)
-        with redis.Redis(port=second.port) as client:
+        with second.client() as client:
             wait_until(lambda: fails_over(client), 15, "Sentinel to begin a failover")
             wait_until(lambda: master_port(client) == replica.port, 15, "the new master")
         first.kill()
