@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import kombu.pools
 import pytest
 from celery import Celery
 
@@ -49,14 +50,15 @@ def app_settings(broker: Server, journal_server: Server) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture
 def app(app_settings: dict[str, Any]) -> Iterator[Celery]:
-    """The application as its publishers see it."""
+    """The application as its publishers see it, with connections that no test has hurt yet."""
+    kombu.pools.reset()
     with make_app(**app_settings) as app:
         yield app
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture
 def store(app: Celery) -> Iterator[SessionStore]:
     """The state of the application's sessions."""
     with app.connection_for_write() as connection:

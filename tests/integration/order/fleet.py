@@ -86,7 +86,7 @@ class Fleet:
         )
 
     def close(self) -> None:
-        """End them all."""
+        """End them all; :meth:`heal` starts new ones."""
         for worker in [*self._members, *self._guests]:
             worker.close()
 

@@ -7,26 +7,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
 
 from hermes_tasks.testing.servers import Server
-from hermes_tasks.transport import SessionStore
+from hermes_tasks.transport.keeper import private_store
+from tests.integration.order.app import make_app
 from tests.integration.order.fleet import SLOTS, Fleet
 from tests.integration.order.load import Load, check_quiet
 
 pytestmark = pytest.mark.chaos
 
-WORK = 0.01
-
 
 @pytest.fixture(params=["threads", "gevent", "solo"])
-def pool_fleet(
-    request: pytest.FixtureRequest, app_settings: dict[str, Any], tmp_path: Path, broker: Server
-) -> Iterator[Fleet]:
-    """Two workers of another pool, and nobody else on their run queue."""
-    slots = [] if request.param == "solo" else ["-c", str(SLOTS)]
-    fleet = Fleet(
-        app_settings | {"prefix": request.param}, tmp_path, "-P", request.param, *slots
-    )
-    yield fleet
-    fleet.close()
+def pool(
+    request: pytest.FixtureRequest, app_settings: dict[str, Any], tmp_path: Path
+) -> Iterator[tuple[Fleet, Callable[..., Load]]]:
+    """Two workers with another pool and a deployment of their own, and what makes their loads."""
+    name: str = request.param
+    settings = app_settings | {"prefix": name}
+    slots = [] if name == "solo" else ["-c", str(SLOTS)]
+    fleet = Fleet(settings, tmp_path, "-P", name, *slots)
+    try:
+        with make_app(**settings) as app, app.connection_for_write() as connection:
+            store = private_store(connection)
+            fleet.heal()
+            yield fleet, lambda *size: Load(app, store, *size)
+            check_quiet(store)
+    finally:
+        fleet.close()
+
+
+def test_order_with_a_failing_writer_a_killed_worker_a_killed_broker_and_a_shutdown(
+    pool: tuple[Fleet, Callable[..., Load]], broker: Server
+) -> None:
+    fleet, load = pool
+    turns = load(24, 8)
+    turns.publish(fail=0.1, work=0.01)
+    turns.wait_for_share(0.2)
+    fleet.members[0].kill()
+    turns.wait_for_share(0.4)
+    broker.restart()
+    turns.check()
+    assert fleet.members[1].is_running
+
+    fleet.heal()
+    again = load(24, 8)
+    again.publish(fail=0.1, work=0.01)
+    again.wait_for_share(0.2)
+    assert fleet.members[0].stop() == 0
+    again.check()
