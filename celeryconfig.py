@@ -4,6 +4,12 @@ Everything here is optional: the defaults stand in ``hermes_tasks/app.py``, each
 and the environment (see ``hermes-tasks config``) has the last word.
 """
 
+from __future__ import annotations
+
+#: Further options of the Redis transport; ours stay. What gateways need as well, such as Sentinel's
+#: master_name or a global_keyprefix, belongs into HERMES_TASKS_BROKER_OPTIONS.
+# broker_transport_options = {"health_check_interval": 10, "session_max_attempts": 8}
+
 #: Keep states and results of turns for ``AsyncResult(turn_id)``. Off: each costs a write to Redis.
 # result_backend = "redis://127.0.0.1:6379/1"
 
@@ -12,6 +18,4 @@ and the environment (see ``hermes-tasks config``) has the last word.
 # worker_concurrency = 32
 
 #: On SIGQUIT, or a second Ctrl-C: seconds to let running writes end.
-from __future__ import annotations
-
 worker_soft_shutdown_timeout = 35.0
