@@ -1064,6 +1064,12 @@ BROKEN: dict[str, Edits] = {
         "rescue": [("for _, name in ipairs(lost) do", "for _, name in ipairs({}) do")]
     },
     "a purge keeps the ids": {"purge": [("redis.call('LRANGE', list, 0, -1)", "{}")]},
+    "any entry gives the session, whoever has it": {
+        "claim": [("state ~= 'ready' or number", "not state or number")]
+    },
+    "a session with work is forgotten after a day": {
+        "push": [("  redis.call('PERSIST', SESSION)\n", "")]
+    },
 }
 
 
