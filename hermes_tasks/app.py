@@ -46,7 +46,8 @@ def make_app(
 
     Args:
         settings: the settings of the deployment.
-        overrides: Celery settings that are put over our defaults, as from a ``celeryconfig``.
+        overrides: Celery settings that are put over our defaults, as from a ``celeryconfig``. With
+            ``None``, the environment variable ``CELERY_BROKER_URL`` counts for nothing either.
         options: go to :class:`~celery.Celery`.
 
     Raises:
@@ -54,16 +55,20 @@ def make_app(
     """
     import hermes_tasks.tasks  # noqa: F401 - a shared task: every app has it once it is defined
 
-    overrides = overrides or {}
+    pinned = {}
+    if overrides is None:
+        # CELERY_BROKER_URL, which `celery -b` sets, may be that of another application in a host.
+        pinned = dict.fromkeys(("broker_read_url", "broker_write_url"), settings.broker_url)
+        overrides = {}
     app = Celery("hermes_tasks", amqp=SessionAMQP, **options)
     app.config_from_object(dict(overrides))
     # What is set before Celery reads its configuration stands above it.
-    app.conf.update(_under(overrides, settings))
+    app.conf.update(_under(overrides, settings), **pinned)
     app.settings = settings
-    _check_sentinel(app.conf.broker_url, app.conf.broker_transport_options)
+    _check_sentinel(app.conf.broker_write_url, app.conf.broker_transport_options)
     if not app.conf.broker_use_ssl:
         # Kombu reads them from the URL; Flower looks here.
-        app.conf.broker_use_ssl = _tls_options(app.conf.broker_url)
+        app.conf.broker_use_ssl = _tls_options(app.conf.broker_write_url)
     return app
 
 

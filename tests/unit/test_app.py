@@ -119,6 +119,19 @@ def test_sentinel_without_a_master_name_says_what_to_set() -> None:
         make_app(Settings(broker_url="sentinel://127.0.0.1"), set_as_current=False)
 
 
+def test_a_gateway_goes_to_its_own_broker_whatever_the_environment_says_for_celery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://another")
+    settings = Settings(broker_url="redis://ours/0")
+    gateway = make_app(settings, set_as_current=False)
+    assert gateway.connection_for_write().hostname == "ours"
+    assert gateway.connection_for_read().hostname == "ours"
+    # `celery -b` sets the variable.
+    worker = make_app(settings, {}, set_as_current=False)
+    assert worker.connection_for_read().hostname == "another"
+
+
 URLS: dict[str, tuple[type[Any], str]] = {
     f"redis://:{SECRET}@h:1/3": (Transport, "redis://:**@h:1/3"),
     f"rediss://u:{SECRET}@h:1/3": (Transport, "rediss://u:**@h:1/3"),
