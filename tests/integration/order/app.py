@@ -72,6 +72,7 @@ def write(
     fail: float = 0.0,
     work: float = 0.0,
     gate: str | None = None,
+    hold: str | None = None,
     poison: bool = False,
     text: str = "",
 ) -> None:
@@ -81,6 +82,7 @@ def write(
         fail: the share of attempts that fail, half of them after the write.
         work: seconds spent before the write and again after it.
         gate: where to wait between ``begin`` and the write, on a first attempt.
+        hold: where to wait before ``begin``.
         poison: this turn can never be written, nor anything in one call with it.
         text: what no log may ever show.
     """
@@ -99,6 +101,8 @@ def write(
         if any(message.kwargs.get("poison") for message in lease.messages):
             journal.note(f"poisoned:{session}")
             raise ValueError("cannot be written")
+        if hold is not None:
+            journal.wait_at(hold)
         try:
             lease.begin(CALL_SECONDS)
             if again:

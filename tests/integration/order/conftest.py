@@ -11,11 +11,10 @@ from celery import Celery
 
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.transport import SessionStore
-from hermes_tasks.transport.keeper import private_store
 from tests.integration.order.app import make_app
 from tests.integration.order.fleet import Fleet
 from tests.integration.order.journal import Journal
-from tests.integration.order.load import Load, check_quiet
+from tests.integration.order.load import Load, check_quiet, store_of
 
 
 @pytest.fixture(scope="package")
@@ -54,15 +53,15 @@ def app_settings(broker: Server, journal_server: Server) -> dict[str, Any]:
 def app(app_settings: dict[str, Any]) -> Iterator[Celery]:
     """The application as its publishers see it, with connections that no test has hurt yet."""
     kombu.pools.reset()
-    with make_app(**app_settings) as app:
+    with make_app(**app_settings) as app, app.journal.client:
         yield app
 
 
 @pytest.fixture
 def store(app: Celery) -> Iterator[SessionStore]:
     """The state of the application's sessions."""
-    with app.connection_for_write() as connection:
-        yield private_store(connection)
+    with store_of(app) as store:
+        yield store
 
 
 @pytest.fixture(scope="package")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -13,10 +14,23 @@ from celery import Celery
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import WorkerProcess
 from hermes_tasks.transport import PushAnswer, SessionStore, push_answers, session_queue
+from hermes_tasks.transport.keeper import private_store
 from tests.integration.order.journal import Journal
 
 #: Seconds within which any load of these tests is done, whatever happens to it.
 DONE_SECONDS = 30.0
+
+
+@contextmanager
+def store_of(app: Celery) -> Iterator[SessionStore]:
+    """The state of an application's sessions."""
+    with app.connection_for_write() as connection:
+        store = private_store(connection)
+        try:
+            yield store
+        finally:
+            store.client.close()
+            store.client.connection_pool.disconnect()
 
 
 class Load:

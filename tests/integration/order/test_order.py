@@ -7,10 +7,9 @@ from typing import Any
 
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.transport import SessionStore
-from hermes_tasks.transport.keeper import private_store
 from tests.integration.order.app import make_app
 from tests.integration.order.fleet import Fleet
-from tests.integration.order.load import Load
+from tests.integration.order.load import Load, store_of
 
 
 def test_two_hundred_sessions_keep_their_order_while_the_writer_fails_at_random(
@@ -19,8 +18,8 @@ def test_two_hundred_sessions_keep_their_order_while_the_writer_fails_at_random(
     settings = {"broker": server.url, "journal": journal_server.url, "prefix": "big"}
     fleet = Fleet(settings, tmp_path)
     try:
-        with make_app(**settings) as app, app.connection_for_write() as connection:
-            load = Load(app, private_store(connection), sessions=200, turns=10)
+        with make_app(**settings) as app, app.journal.client, store_of(app) as store:
+            load = Load(app, store, sessions=200, turns=10)
             fleet.heal()
             load.publish(fail=0.1, work=0.001)
             load.check()
@@ -39,14 +38,14 @@ def test_the_same_load_on_stock_celery_is_out_of_order(
     settings = app_settings | {"prefix": "stock", "ordered": False}
     fleet = Fleet(settings, tmp_path)
     try:
-        with make_app(**settings) as app:
-            load = Load(app, store)
-            fleet.heal()
+        with make_app(**settings) as app, app.journal.client:
+            load = Load(app, store, sessions=20, turns=16)
             for number in range(load.turns):
                 for session in load.sessions:
                     app.tasks["order.write"].apply_async(
                         (session, number), {"fail": 0.1, "work": 0.001}
                     )
+            fleet.heal()
             load.wait_for_share(1.0)
             assert load.disorder() != {}
     finally:

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from hermes_tasks.testing.servers import Server
-from hermes_tasks.transport.keeper import private_store
 from tests.integration.order.app import make_app
 from tests.integration.order.fleet import SLOTS, Fleet
-from tests.integration.order.load import Load, check_quiet
+from tests.integration.order.load import Load, check_quiet, store_of
 
 pytestmark = pytest.mark.chaos
 
@@ -27,8 +26,7 @@ def pool(
     slots = [] if name == "solo" else ["-c", str(SLOTS)]
     fleet = Fleet(settings, tmp_path, "-P", name, *slots)
     try:
-        with make_app(**settings) as app, app.connection_for_write() as connection:
-            store = private_store(connection)
+        with make_app(**settings) as app, app.journal.client, store_of(app) as store:
             fleet.heal()
             yield fleet, lambda *size: Load(app, store, *size)
             check_quiet(store)

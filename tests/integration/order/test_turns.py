@@ -16,10 +16,9 @@ from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import WorkerProcess
 from hermes_tasks.transport import SessionStore
-from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.turns import Turn
 from tests.conftest import StartWorker
-from tests.integration.order.load import check_quiet
+from tests.integration.order.load import check_quiet, store_of
 
 pytestmark = [
     pytest.mark.chaos,
@@ -91,8 +90,8 @@ class Conversations:
 
 @pytest.fixture
 def conversations(settings: Settings, honcho: HonchoServer) -> Iterator[Conversations]:
-    with make_app(settings, set_as_current=False) as app, app.connection_for_write() as connection:
-        yield Conversations(app, private_store(connection), honcho)
+    with make_app(settings, set_as_current=False) as app, store_of(app) as store:
+        yield Conversations(app, store, honcho)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from celery import Celery
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import WorkerProcess
 from tests.integration.order.app import LEASE
-from tests.integration.order.fleet import Fleet, node_name, signal_group
+from tests.integration.order.fleet import SLOTS, Fleet, node_name, signal_group
 from tests.integration.order.load import Load
 
 pytestmark = pytest.mark.chaos
@@ -23,10 +23,14 @@ WORK = 0.02
 
 
 def hurt_while_working(load: Load, victim: WorkerProcess, hurt: Callable[[], object]) -> list[str]:
-    """Hurt a worker in the middle of the load; the sessions it held a lease on."""
-    load.publish(work=WORK)
-    load.wait_for_share(0.1)
-    held = wait_until(lambda: load.leased_by(victim), 10.0, "the victim to hold a lease")
+    """Hurt one of two workers in the middle of its batches; the sessions it held."""
+    hold = load.sessions[0]
+    load.publish(work=WORK, hold=hold)
+    load.journal.wait_for_arrivals(hold, 2 * SLOTS)
+    held = load.leased_by(victim)
+    assert len(held) == SLOTS
+    load.journal.open(hold)
+    load.wait_for_share(0.02)
     hurt()
     return held
 
@@ -38,9 +42,17 @@ def test_a_worker_killed_with_its_pool_in_the_middle_of_its_batches(
     turns = load()
     held = hurt_while_working(turns, victim, victim.kill)
     killed_at = time.monotonic()
-    assert held
+    written = {session: len(turns.journal.log(session)) for session in held}
+    wait_until(
+        lambda: all(
+            len(turns.journal.log(session)) > min(written[session], turns.turns - 1)
+            for session in held
+        ),
+        LEASE + 2.0,
+        "the victim's sessions to go on with the other worker",
+    )
+    assert time.monotonic() - killed_at < LEASE + 2.0
     turns.check()
-    assert time.monotonic() - killed_at < LEASE + 2.0 + 3.0  # the lease, its rescue, and the rest
 
 
 def test_a_main_process_killed_alone_leaves_pool_processes_that_write_nothing_twice(
@@ -48,7 +60,7 @@ def test_a_main_process_killed_alone_leaves_pool_processes_that_write_nothing_tw
 ) -> None:
     victim, _ = fleet.heal()
     turns = load()
-    assert hurt_while_working(turns, victim, lambda: os.kill(victim.pid, signal.SIGKILL))
+    hurt_while_working(turns, victim, lambda: os.kill(victim.pid, signal.SIGKILL))
     turns.check()
 
 
@@ -57,12 +69,12 @@ def test_a_worker_stopped_for_four_leases_writes_nothing_when_it_goes_on(
 ) -> None:
     """Its tasks stand between ``begin`` and the write: only ``check`` can keep them from it."""
     victim = fleet.heal()[0]
-    turns = load(sessions=8, turns=4)
+    turns = load(sessions=2 * SLOTS, turns=4)
     gate = turns.sessions[0]
     turns.publish(gate=gate)
-    turns.journal.wait_for_arrivals(gate, 8)
+    turns.journal.wait_for_arrivals(gate, 2 * SLOTS)
     held = turns.leased_by(victim)
-    assert len(held) == 4
+    assert len(held) == SLOTS
 
     signal_group(victim, signal.SIGSTOP)
     time.sleep(4 * LEASE)
@@ -73,7 +85,7 @@ def test_a_worker_stopped_for_four_leases_writes_nothing_when_it_goes_on(
     def refused() -> int:
         return sum(turns.journal.noted(f"refused:{session}") for session in held)
 
-    wait_until(lambda: refused() == 4, 10.0, "the stopped tasks to see that they are too late")
+    wait_until(lambda: refused() == SLOTS, 10.0, "the stopped tasks to see that they are too late")
     turns.check()
 
 
@@ -88,14 +100,14 @@ def test_a_main_process_stopped_for_four_leases_while_its_pool_goes_on(
         time.sleep(4 * LEASE)
         os.kill(victim.pid, signal.SIGCONT)
 
-    assert hurt_while_working(turns, victim, stop)
+    hurt_while_working(turns, victim, stop)
     turns.check()
 
 
 def test_a_warm_shutdown_ends_what_it_began(fleet: Fleet, load: Callable[..., Load]) -> None:
     victim, _ = fleet.heal()
     turns = load()
-    assert hurt_while_working(turns, victim, lambda: victim.send(signal.SIGTERM))
+    hurt_while_working(turns, victim, lambda: victim.send(signal.SIGTERM))
     assert victim.wait() == 0
     assert turns.leased_by(victim) == []
     turns.check()
@@ -107,7 +119,7 @@ def test_a_cold_shutdown_gives_all_sessions_back_at_once(
 ) -> None:
     victim, _ = fleet.heal()
     turns = load()
-    assert hurt_while_working(turns, victim, lambda: victim.send(signal.SIGQUIT))
+    hurt_while_working(turns, victim, lambda: victim.send(signal.SIGQUIT))
     victim.wait()
     assert turns.leased_by(victim) == []
     turns.check()
@@ -117,13 +129,23 @@ def test_a_soft_shutdown_lets_running_tasks_end_and_keeps_their_leases(
     fleet: Fleet, load: Callable[..., Load]
 ) -> None:
     """It sleeps in a signal handler, longer than a lease: nothing of the event loop runs."""
-    victim = fleet.start(worker_soft_shutdown_timeout=2 * LEASE)
-    turns = load(sessions=30, turns=4)
-    held = hurt_while_working(turns, victim, lambda: victim.send(signal.SIGQUIT))
+    victim = fleet.start(worker_soft_shutdown_timeout=2.5 * LEASE)
+    turns = load(sessions=3 * SLOTS, turns=2)
+    hold = turns.sessions[0]
+    turns.publish(hold=hold)
+    turns.journal.wait_for_arrivals(hold, 3 * SLOTS)
+    held = turns.leased_by(victim)
+    assert len(held) == SLOTS
+
+    victim.send(signal.SIGQUIT)
+    time.sleep(2 * LEASE)
+    assert turns.leased_by(victim) == held
+    turns.journal.open(hold)
     victim.wait()
-    assert held
     assert turns.leased_by(victim) == []
     turns.check()
+    assert turns.journal.noted(f"at:{hold}") == turns.size  # nothing was begun twice
+    assert sum(turns.journal.noted(f"refused:{session}") for session in turns.sessions) == 0
 
 
 def test_pool_processes_killed_at_work(
@@ -139,7 +161,7 @@ def test_pool_processes_killed_at_work(
         for process in pool:
             os.kill(process, signal.SIGKILL)
 
-    assert hurt_while_working(turns, victim, kill)
+    hurt_while_working(turns, victim, kill)
     turns.check()
     assert victim.is_running
 
