@@ -61,7 +61,10 @@ def make_app(
         pinned = dict.fromkeys(("broker_read_url", "broker_write_url"), settings.broker_url)
         overrides = {}
     app = Celery("hermes_tasks", amqp=SessionAMQP, **options)
-    app.config_from_object(dict(overrides))
+    # CELERY_RESULT_BACKEND would go before what is asked for here.
+    app.backend_cls = options.get("backend")
+    # An empty source would make Celery read the module that CELERY_CONFIG_MODULE names.
+    app.config_from_object({"accept_content": ["json"], **overrides})
     # What is set before Celery reads its configuration stands above it.
     app.conf.update(_under(overrides, settings), **pinned)
     app.settings = settings

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.backends.base import DisabledBackend
 
 from hermes_tasks.app import celeryconfig, make_app
 from hermes_tasks.config import Settings
@@ -123,8 +124,11 @@ def test_a_gateway_goes_to_its_own_broker_whatever_the_environment_says_for_cele
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://another")
+    monkeypatch.setenv("CELERY_CONFIG_MODULE", "of_another_application")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://another")
     settings = Settings(broker_url="redis://ours/0")
-    gateway = make_app(settings, set_as_current=False)
+    gateway = make_app(settings, set_as_current=False, backend="disabled")
+    assert isinstance(gateway.backend, DisabledBackend)
     assert gateway.connection_for_write().hostname == "ours"
     assert gateway.connection_for_read().hostname == "ours"
     # `celery -b` sets the variable.
