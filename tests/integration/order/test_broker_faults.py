@@ -117,10 +117,26 @@ def test_garbage_on_the_run_queue_stops_no_worker(
     for entry in GARBAGE * 3:
         store.client.lpush(store.names.run, entry)
         store.client.rpush(store.names.run, entry)
-    for session in turns.sessions * 3:  # as rescue may queue them twice, leased or not
-        store.client.rpush(store.names.run, f'[1000000, "{session}"]')
     turns.check()
     assert all(worker.is_running for worker in fleet.members)
+
+
+def test_a_session_that_is_queued_again_while_it_is_held_is_given_to_nobody_else(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    """As when rescue has queued a session a second time, because its claim was slow."""
+    turns, others = load(sessions=4), load()
+    hold = turns.sessions[0]
+    turns.publish(hold=hold)
+    turns.journal.wait_for_arrivals(hold, 4)
+    for session in turns.sessions * 5:
+        store.client.rpush(store.names.run, f'[1000000, "{session}"]')
+    others.publish(work=WORK)
+    others.wait_until_done()
+    assert turns.journal.noted(f"at:{hold}") == 4
+    turns.journal.open(hold)
+    turns.check()
+    assert others.disorder() == {}
 
 
 def test_a_broker_without_memory_refuses_and_loses_nothing(
