@@ -132,9 +132,27 @@ def test_inspect_and_control_answer_while_all_slots_work(
     printed = fleet.celery("inspect", "ping", "--json", "-t", "5", "-d", sorted(names)[0])
     assert json.loads(printed.splitlines()[-1]) == {sorted(names)[0]: {"ok": "pong"}}
 
-    app.control.pool_shrink(1, reply=True, limit=2)
-    app.control.pool_grow(1, reply=True, limit=2)
     turns.journal.open(gate)
+    turns.check()
+
+
+def test_a_pool_that_grows_under_load_takes_one_session_more_a_slot(
+    fleet: Fleet, load: Callable[..., Load], app: Celery
+) -> None:
+    guest = fleet.start()
+    destination = [node_name(guest)]
+    turns = load(sessions=6 * SLOTS, turns=3)
+    hold = turns.sessions[0]
+    turns.publish(hold=hold)
+    turns.journal.wait_for_arrivals(hold, 3 * SLOTS)
+    assert len(turns.leased_by(guest)) == SLOTS
+
+    app.control.pool_grow(2, destination=destination, reply=True, limit=1)
+    turns.journal.wait_for_arrivals(hold, 3 * SLOTS + 2)
+    assert len(turns.leased_by(guest)) == SLOTS + 2
+    # Celery refuses this while all processes are busy; the sessions must not notice either way.
+    app.control.pool_shrink(2, destination=destination, reply=True, limit=1)
+    turns.journal.open(hold)
     turns.check()
 
 

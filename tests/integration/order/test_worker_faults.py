@@ -130,7 +130,7 @@ def test_a_soft_shutdown_lets_running_tasks_end_and_keeps_their_leases(
 ) -> None:
     """It sleeps in a signal handler, longer than a lease: nothing of the event loop runs."""
     victim = fleet.start(worker_soft_shutdown_timeout=2.5 * LEASE)
-    turns = load(sessions=3 * SLOTS, turns=2)
+    turns = load(sessions=3 * SLOTS, turns=1)
     hold = turns.sessions[0]
     turns.publish(hold=hold)
     turns.journal.wait_for_arrivals(hold, 3 * SLOTS)
