@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hermes_tasks.errors import ConfigurationError
@@ -60,6 +60,16 @@ def _redact_options(options: dict[str, Any]) -> dict[str, Any]:
         else value
         for name, value in options.items()
     }
+
+
+_RATE = re.compile(r"(?P<calls>[0-9]+(?:\.[0-9]+)?)(?:\s*/\s*(?P<unit>[smh]))?")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600}
+
+
+def _up_to_ceiling(seconds: float, data: dict[str, Any]) -> float:
+    """A default that follows a ceiling below it."""
+    ceiling: float = data.get("timeout_ceiling", seconds)
+    return min(seconds, ceiling)
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -152,6 +162,67 @@ class Settings(BaseSettings):
         default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share") / "broker",
         description="Directory in which `hermes-tasks up` keeps the turns of its broker.",
     )
+    breaker_failures: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        default=3,
+        description="Calls to Honcho that fail one after another until no more are made; or as "
+        "many as are being made, if that is more.",
+    )
+    breaker_probe_seconds: Annotated[float, Field(ge=0.1, le=600)] = Field(
+        default=60.0,
+        description="Seconds after which a single call looks whether Honcho is back; doubled each "
+        "time, up to 600, until it is.",
+    )
+    # Before the two that must not be above it: fields are checked in this order.
+    timeout_ceiling: Annotated[float, Field(ge=0.1, le=600)] = Field(
+        default=30.0, description="Longest time a call to Honcho may take, in seconds."
+    )
+    timeout_default: Annotated[float, Field(ge=0.1, le=600)] = Field(
+        default_factory=lambda data: _up_to_ceiling(30.0, data),
+        description="Seconds a call may take while Redis does not say how long calls take.",
+    )
+    timeout_floor: Annotated[float, Field(ge=0.1, le=600)] = Field(
+        default_factory=lambda data: _up_to_ceiling(5.0, data),
+        description="Shortest time a call is given, in seconds, however fast Honcho is.",
+    )
+    timeout_headroom: Annotated[float, Field(ge=1, le=100)] = Field(
+        default=3.0,
+        description="A call is given so many times what 95 of 100 recent calls took at most.",
+    )
+    timeout_window: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=256, description="Recent calls that are remembered, of each size."
+    )
+    timeout_warmup: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=10,
+        description="Recent calls without which a call is given the longest time.",
+    )
+    connect_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=10.0,
+        description="Seconds a connection to Honcho may take, all its addresses and TLS together; "
+        "0: as long as the call.",
+    )
+    first_byte_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=30.0,
+        description="Seconds until the first byte of an answer, more for more messages; "
+        "0: as long as the call.",
+    )
+    first_byte_strict: bool = Field(
+        default=False, description="The first byte has no more time for more messages."
+    )
+    idle_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=10.0,
+        description="Seconds between two bytes of a call; 0: as long as the call.",
+    )
+    rate_limit: Annotated[float | None, Field(ge=0.1, le=1_000_000)] = Field(
+        default=None,
+        description="Most calls to Honcho of all workers together: such as 5/s, 300/m or 1000/h.",
+    )
+    rate_burst: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        default=1, description="Calls that may be made at once within the rate limit."
+    )
+    retry_max_age: Annotated[float, Field(ge=1, le=31_536_000)] = Field(
+        default=86_400.0,
+        description="Seconds after which a turn that Honcho could not take is given up.",
+    )
     honcho_url: str | None = Field(
         default=None,
         validation_alias="HONCHO_URL",
@@ -217,6 +288,32 @@ class Settings(BaseSettings):
         _check_port(value)
         return value.rstrip("/")
 
+    @field_validator("timeout_default", "timeout_floor")
+    @classmethod
+    def _not_above_ceiling(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("timeout_ceiling", value):
+            ceiling = environment_variable("timeout_ceiling")
+            raise ValueError(f"must not be above {ceiling}, {info.data['timeout_ceiling']:g} s")
+        return value
+
+    @field_validator("timeout_warmup")
+    @classmethod
+    def _within_window(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("timeout_window", value):
+            window = environment_variable("timeout_window")
+            raise ValueError(f"must not be above {window}, {info.data['timeout_window']}")
+        return value
+
+    @field_validator("rate_limit", mode="before")
+    @classmethod
+    def _calls_a_second(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        said = _RATE.fullmatch(value.strip())
+        if said is None:
+            raise ValueError("must be calls a second, minute or hour, such as 5/s, 300/m or 1000/h")
+        return float(said["calls"]) / _SECONDS[said["unit"] or "s"]
+
     @field_validator("outbox_dir", "data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -260,6 +357,10 @@ class Settings(BaseSettings):
             return redact_url(value)
         if isinstance(value, dict):
             return json.dumps(_redact_options(value))
+        if isinstance(value, bool):
+            return str(value).lower()
+        if name == "rate_limit" and value is not None:
+            return f"{value:g}/s"
         return str(value) if isinstance(value, Path) else value
 
     def _source(self, name: str) -> Literal["environment", "default", "argument"]:
@@ -296,6 +397,8 @@ def _one_line(error: ValidationError) -> str:
     return "; ".join(
         f"{_variable(problem['loc'])}: {_reason(problem['msg'])}"
         for problem in error.errors(include_url=False, include_context=False, include_input=False)
+        # It follows from one of the others, and says nothing to whoever has to mend that.
+        if problem["type"] != "default_factory_not_called"
     )
 
 

@@ -20,6 +20,19 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert settings.lease_seconds == 15
     assert settings.prefix == "hermes"
     assert settings.honcho_url is None
+    assert (settings.breaker_failures, settings.breaker_probe_seconds) == (3, 60)
+    assert (settings.timeout_floor, settings.timeout_default, settings.timeout_ceiling) == (
+        *(5, 30, 30),
+    )
+    assert (settings.timeout_headroom, settings.timeout_window, settings.timeout_warmup) == (
+        *(3, 256, 10),
+    )
+    assert (settings.connect_seconds, settings.first_byte_seconds, settings.idle_seconds) == (
+        *(10, 30, 10),
+    )
+    assert settings.first_byte_strict is False
+    assert (settings.rate_limit, settings.rate_burst) == (None, 1)
+    assert settings.retry_max_age == 24 * 3600
 
 
 def test_the_environment_beats_defaults_and_arguments_beat_the_environment(
@@ -50,6 +63,22 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
         ("HERMES_TASKS_BACKEND", "a:b"),
         ("HERMES_TASKS_BROKER_URL", "amqp://guest:s3cret@host//"),
         ("HERMES_TASKS_BROKER_URL", "redis://:s3cret/x@host:6379/0"),
+        ("HERMES_TASKS_BREAKER_FAILURES", "0"),
+        ("HERMES_TASKS_BREAKER_PROBE_SECONDS", "601"),
+        ("HERMES_TASKS_TIMEOUT_CEILING", "nan"),
+        ("HERMES_TASKS_TIMEOUT_DEFAULT", "31"),
+        ("HERMES_TASKS_TIMEOUT_FLOOR", "31"),
+        ("HERMES_TASKS_TIMEOUT_HEADROOM", "0.5"),
+        ("HERMES_TASKS_TIMEOUT_WARMUP", "257"),
+        ("HERMES_TASKS_FIRST_BYTE_SECONDS", "-1"),
+        ("HERMES_TASKS_FIRST_BYTE_STRICT", "maybe"),
+        ("HERMES_TASKS_IDLE_SECONDS", "nan"),
+        ("HERMES_TASKS_RATE_LIMIT", "5/day"),
+        ("HERMES_TASKS_RATE_LIMIT", "5/m"),
+        ("HERMES_TASKS_RATE_LIMIT", "0/s"),
+        ("HERMES_TASKS_RATE_LIMIT", "nan"),
+        ("HERMES_TASKS_RATE_BURST", "0"),
+        ("HERMES_TASKS_RETRY_MAX_AGE", "inf"),
         ("HONCHO_URL", "honcho:8000"),
         ("HONCHO_URL", "http://host:99999"),
     ],
@@ -68,8 +97,48 @@ def test_a_wrong_value_is_one_line_that_names_its_variable_and_quotes_no_secret(
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERMES_TASKS_QUEUE_LIMIT", "x")
     monkeypatch.setenv("HERMES_TASKS_PREFIX", "{")
-    with pytest.raises(ConfigurationError, match=r"QUEUE_LIMIT: .*; HERMES_TASKS_PREFIX: "):
+    with pytest.raises(
+        ConfigurationError, match=r"QUEUE_LIMIT: [^;]*; HERMES_TASKS_PREFIX: [^;]*$"
+    ):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("said", "calls", "shown"),
+    [
+        ("5/s", 5.0, "5/s"),
+        ("300/m", 5.0, "5/s"),
+        (" 1000 / h ", 1000 / 3600, "0.277778/s"),
+        ("0.5/s", 0.5, "0.5/s"),
+        ("6/m", 0.1, "0.1/s"),
+        ("7", 7.0, "7/s"),
+        ("", None, None),
+    ],
+)
+def test_a_rate_is_calls_a_second_minute_or_hour(
+    monkeypatch: pytest.MonkeyPatch, said: str, calls: float | None, shown: str | None
+) -> None:
+    monkeypatch.setenv("HERMES_TASKS_RATE_LIMIT", said)
+    assert Settings().rate_limit == (None if calls is None else pytest.approx(calls))
+    rows = {row.variable: row.value for row in Settings().rows()}
+    assert rows["HERMES_TASKS_RATE_LIMIT"] == shown
+
+
+def test_times_that_are_not_set_follow_a_lower_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERMES_TASKS_TIMEOUT_CEILING", "2.5")
+    settings = Settings()
+    assert (settings.timeout_floor, settings.timeout_default) == (2.5, 2.5)
+
+
+@pytest.mark.parametrize("name", ["FLOOR", "DEFAULT"])
+def test_a_time_above_the_ceiling_names_both(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("HERMES_TASKS_TIMEOUT_CEILING", "20")
+    monkeypatch.setenv(f"HERMES_TASKS_TIMEOUT_{name}", "25")
+    with pytest.raises(ConfigurationError) as caught:
+        Settings()
+    assert str(caught.value) == (
+        f"HERMES_TASKS_TIMEOUT_{name}: must not be above HERMES_TASKS_TIMEOUT_CEILING, 20 s"
+    )
 
 
 def test_an_unknown_argument_is_refused() -> None:

@@ -14,6 +14,9 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
         broker_options={"master_name": "m", "socket_timeout": 2.5},
         queue_limit=3,
         lease_seconds=2.5,
+        timeout_ceiling=2.0,
+        first_byte_strict=True,
+        rate_limit="1000/h",
         honcho_url="http://127.0.0.1:8000",
         honcho_api_key="k3y",
     )
