@@ -70,6 +70,7 @@ from __future__ import annotations
 from kombu import Exchange, Queue
 
 from hermes_tasks.transport.channel import push_answers
+from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
 from hermes_tasks.transport.lease import BatchMessage, SessionLease
 from hermes_tasks.transport.sessions import (
@@ -105,6 +106,7 @@ __all__ = [
     "SessionOptions",
     "SessionStore",
     "Transport",
+    "private_store",
     "push_answers",
     "run_queue",
     "session_queue",

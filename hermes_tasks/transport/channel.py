@@ -314,15 +314,18 @@ class SessionChannel(kombu_redis.Channel):
                 "number": head.number,
                 "again": claim.again,
                 "attempts": claim.attempts,
+                "tries": claim.tries,
+                "now": claim.now,
+                "accepted": head.accepted,
                 "followers": [
-                    (item.number, item.id, item.message.decode())
+                    (item.number, item.id, item.message.decode(), item.accepted)
                     for item in _until_revoked(claim.items[1:])
                 ],
             }
             message = self.Message(payload, channel=self)
         except (ValueError, TypeError, KeyError, AttributeError):
             logger.error("Message %s of session %s is malformed", head.id, claim.session)
-            self.sessions.commit(claim.session, claim.token, [head.id], reason="malformed")
+            self.sessions.bury(claim.session, claim.token, head.id, reason="malformed")
             self.sessions.complete(claim.session, claim.token, Outcome.ENDED)
             return None
         settles = headers.get(SETTLE_HEADER) != "commit"

@@ -4,21 +4,26 @@
 -- ARGV  1 session  2 run-queue number popped  3 fresh token  4 lease, ms  5 worker
 --       6 most messages in a batch  7 most size in a batch
 -- Returns {} when there is nothing to take (an entry that is no longer true), otherwise
---   {again, attempts, item…}: again is 1 when a call for some of them may have gone out before.
+--   {again, attempts, tries, now, item…}: again is 1 when a call for some of them may have gone out
+--   before; attempts failed, tries were postponed by the task; now is in ms.
 --
 -- Any number since the session became ready is good: rescue may have queued it twice. Asking
 -- again with the token that holds the lease gives the same batch, so a client may repeat the call.
 
 local name, number, token = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local most, most_size = tonumber(ARGV[6]), tonumber(ARGV[7])
-local state, since, holder, attempts, solo, intent, known, suspect, accepted =
-  unpack(redis.call('HMGET', SESSION, 'state', 'since', 'token', 'attempts', 'solo', 'intent',
-    'epoch', 'suspect', 'accepted'))
+local state, since, holder, attempts, bound, tries, intent, known, suspect, accepted =
+  unpack(redis.call('HMGET', SESSION, 'state', 'since', 'token', 'attempts', 'most', 'tries',
+    'intent', 'epoch', 'suspect', 'accepted'))
 attempts = tonumber(attempts or '0')
 
 if holder ~= token and (state ~= 'ready' or number < tonumber(since)) then return {} end
 allow_full_memory()
-if attempts > 0 or solo then most = 1 end   -- one bad follower must not take the others with it
+if attempts > 0 then
+  most = 1   -- one bad follower must not take the others with it
+elseif bound then
+  most = math.min(most, tonumber(bound))
+end
 
 local now = now_ms()
 local batch, size, kind = {}, 0, nil
@@ -73,7 +78,7 @@ elseif suspect and parse(batch[1]).number > tonumber(suspect) then
   redis.call('HDEL', SESSION, 'suspect')
 end
 local again = intent or suspect
-redis.call('HDEL', SESSION, 'progress', 'wake')
+redis.call('HDEL', SESSION, 'progress', 'wake', 'noted')
 redis.call('HSET', SESSION, 'state', 'leased', 'token', token, 'worker', ARGV[5])
 redis.call('ZADD', LEASES, ms(now + tonumber(ARGV[4])), name)
-return {again and 1 or 0, attempts, unpack(batch)}
+return {again and 1 or 0, attempts, tonumber(tries or '0'), now, unpack(batch)}

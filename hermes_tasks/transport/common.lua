@@ -1,8 +1,8 @@
 -- Shared by every session script: the loader puts this text in front of each of them.
 --
--- KEYS, the same twelve for every session script, all in one slot by their {prefix} tag:
---   1 session   hash    state, since, token, worker, attempts, solo, progress, wake, intent,
---                       accepted, settled, epoch, suspect, senders
+-- KEYS, the same twelve for every session script, all in one slot by their {prefix} tag; a script
+-- that needs more has them behind these:
+--   1 session   hash    its fields are below
 --   2 inflight  list    items a worker has taken and not settled, oldest first
 --   3 waiting   list    items in order of acceptance, bounded
 --   4 backlog   list    items that overflowed waiting: older than all in it, bounded
@@ -15,9 +15,30 @@
 --  11 dead      stream  dead letters, capped
 --  12 stats     hash    counters
 --
--- An item is "<number> <id> <size> <kind> <not before, ms> <message>": the number is the message's
--- place in its session, the kind says what it may share a batch with ("-": nothing).
+-- An item is "<number> <id> <size> <kind> <since, ms>[+] <message>": the number is the message's
+-- place in its session, the kind says what it may share a batch with ("-": nothing), and since is
+-- when it was accepted, or with a + when it becomes due. Only what has a + waits for its time: a
+-- clock that steps back must not make all that is queued wait.
 -- All times are milliseconds of Redis TIME.
+--
+-- Fields of a session's hash. Of the session:
+--   state                    ready, leased, sleeping, held; none: idle. Held is a session that waits
+--                            to be let go on: with work, and in none of ready, leases and sleeping
+--   since                    its first run-queue number while it is ready
+--   accepted, settled        messages so far; epoch, suspect: what another Redis process may have
+--                            forgotten; senders: the last message of each of the four latest
+--   intent                   "first last started latest-end" of the calls that are in doubt
+-- Of the claim:
+--   token, worker            who holds the lease
+--   progress                 messages settled under it
+--   wake                     when its task wants to be tried again: the session sleeps until then
+--   noted                    its task has said what was wrong
+--   admitted                 the token under which a call was let go
+-- Of the head:
+--   attempts                 failed ones, since the last progress
+--   most                     messages that the next claim takes at most
+--   tries                    times its task has postponed it
+--   trace                    what it went through: lines of "<ms> <text>"
 
 local SESSION, INFLIGHT, WAITING, BACKLOG, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local READY, LEASES, SLEEPING, RUN = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -25,6 +46,7 @@ local META, DEAD, STATS = KEYS[10], KEYS[11], KEYS[12]
 
 local DEAD_LETTERS = 10000      -- kept, about
 local REMEMBER_MS = 86400000    -- an idle session is remembered for a day: deduplication
+local TRACE_FIRST, TRACE_LAST = 10, 30   -- lines kept: how it began, and how it is now
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -39,9 +61,11 @@ local function allow_full_memory() redis.call('PERSIST', META) end
 local function ms(time) return string.format('%.0f', time) end
 
 local function parse(item)
-  local number, id, size, kind, not_before = string.match(item, '^(%d+) (%S+) (%d+) (%S+) (%d+) ')
-  return {number = tonumber(number), id = id, size = tonumber(size), kind = kind,
-          not_before = tonumber(not_before), text = item}
+  local number, id, size, kind, since, delayed =
+    string.match(item, '^(%d+) (%S+) (%d+) (%S+) (%d+)(%+?) ')
+  since = tonumber(since)
+  return {number = tonumber(number), id = id, size = tonumber(size), kind = kind, since = since,
+          not_before = delayed == '+' and since or 0, text = item}
 end
 
 local function count(what, by) redis.call('HINCRBY', STATS, what, by or 1) end
@@ -59,12 +83,26 @@ local function forget(ids)
   redis.call('HINCRBY', SESSION, 'settled', #ids)
 end
 
--- Keep an item that is given up, with the reason. The caller takes it out of its list.
-local function bury(name, item, reason, detail)
+-- Add a line to what the head went through. "held: …" is a wait, everything else a failure.
+local function trace(text, now)
+  local lines = (redis.call('HGET', SESSION, 'trace') or '')
+    .. ms(now) .. ' ' .. string.gsub(text, '%c', ' ') .. '\n'
+  local ends = {}
+  for at in string.gmatch(lines, '()\n') do ends[#ends + 1] = at end
+  if #ends > TRACE_FIRST + TRACE_LAST then
+    lines = string.sub(lines, 1, ends[TRACE_FIRST])
+      .. string.sub(lines, ends[#ends - TRACE_LAST] + 1)
+  end
+  redis.call('HSET', SESSION, 'trace', lines)
+end
+
+-- Keep an item that is given up, with the reason, and its trace if it is the head. The caller takes
+-- it out of its list.
+local function bury(name, item, reason, detail, lines)
   redis.call('XADD', DEAD, 'MAXLEN', '~', DEAD_LETTERS, '*', 'session', name, 'id', item.id,
     'number', item.number, 'reason', reason, 'detail', detail or '',
-    'attempts', redis.call('HGET', SESSION, 'attempts') or '0', 'message',
-    string.match(item.text, '^%d+ %S+ %d+ %S+ %d+ (.*)$'))
+    'attempts', redis.call('HGET', SESSION, 'attempts') or '0', 'trace', lines or '',
+    'message', string.match(item.text, '^%S+ %S+ %S+ %S+ %S+ (.*)$'))
   forget({item.id})
   count('dead:' .. reason)
 end
@@ -93,6 +131,34 @@ local function move_on(name, now)
     return 'idle'
   end
   return head.not_before > now and sleep_until(name, head.not_before) or make_ready(name)
+end
+
+-- Let a leased session wait to be let go on. Who holds sessions keeps them in a list of its own, and
+-- calls make_ready for what is still held.
+local function hold(name, why, now)
+  if redis.call('HGET', SESSION, 'progress') then
+    redis.call('HDEL', SESSION, 'attempts', 'most', 'tries')
+  end
+  trace('held: ' .. why, now)
+  redis.call('HSET', SESSION, 'state', 'held')
+  redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress', 'noted', 'admitted')
+  redis.call('ZREM', LEASES, name)
+end
+
+-- Record that a call that writes the messages first…last is about to be made, and ends at the
+-- latest at ends. The intent outlives lease and worker; commit takes it away. A call that is still
+-- in doubt stays in it: a retry takes the head alone, and forgetting that the call before had
+-- carried its followers too would write them a second time.
+local function record_intent(intent, first, last, now, ends)
+  local earlier_first, earlier_last, earlier_ends =
+    string.match(intent or '', '^(%d+) (%d+) %d+ (%d+)')
+  if earlier_first then
+    first = math.min(first, tonumber(earlier_first))
+    last = math.max(last, tonumber(earlier_last))
+    ends = math.max(ends, tonumber(earlier_ends))
+  end
+  redis.call('HSET', SESSION, 'intent',
+    table.concat({ms(first), ms(last), ms(now), ms(ends)}, ' '))
 end
 
 -- A session's intent is over once no message of that call is left in flight; head is what is left.

@@ -11,20 +11,21 @@
 --   failed    rejected: a failed attempt
 --   released  given back unworked, by a shutdown: no attempt
 --   lapsed    the lease ran out (any token): a failed attempt
--- Returns {state} or {state, popped entry}; state is
+-- Returns {state}, {state, popped entry} or {'dead', popped entry or nil, id, trace}; state is
 --   lost (the token does not hold the lease, or a lapsed lease is alive: nothing changed),
---   idle, ready, sleeping (as the session is now) or dead (the head was given up).
+--   idle, ready, sleeping (as the session is now) or dead (the head was given up: that id).
 --
 -- A busy worker asks for the next entry with the same call and spares a BRPOP. Nothing is popped
 -- while another of its queues holds messages: those have their turn first.
 --
--- Nothing in flight: the next head is promoted. Something, under a retry: sleep until its time.
--- Something, with progress under this token: ready at once. Otherwise it was a failed attempt.
+-- Nothing in flight: the next head is promoted. Something, and its task asked to be tried again
+-- later (a retry, postpone): sleep until then. Something, with progress under this token: ready at
+-- once. Otherwise it was a failed attempt.
 
 local name, token, outcome, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local now = now_ms()
-local holder, wake, progress, intent =
-  unpack(redis.call('HMGET', SESSION, 'token', 'wake', 'progress', 'intent'))
+local holder, wake, progress, intent, noted, lines =
+  unpack(redis.call('HMGET', SESSION, 'token', 'wake', 'progress', 'intent', 'noted', 'trace'))
 if outcome == 'lapsed' then
   local expiry = redis.call('ZSCORE', LEASES, name)
   if not expiry or tonumber(expiry) > now then return {'lost'} end
@@ -32,7 +33,7 @@ elseif holder ~= token then
   return {'lost'}
 end
 
-local head = head_of(INFLIGHT)
+local head, settled = head_of(INFLIGHT), false
 if head and head.id == id and not wake
     and (outcome == 'settled' or outcome == 'revoked' or outcome == 'expired') then
   redis.call('LPOP', INFLIGHT)
@@ -40,33 +41,45 @@ if head and head.id == id and not wake
     forget({id})
     count('written')
   else
-    bury(name, head, outcome)
+    bury(name, head, outcome, '', lines)
   end
-  progress = true
+  progress, settled = true, true
   head = head_of(INFLIGHT)
   resolve_intent(intent, head)
 end
 
 redis.call('ZREM', LEASES, name)
-redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress')
-if progress or not head then redis.call('HDEL', SESSION, 'attempts', 'solo') end
+redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress', 'noted', 'admitted')
+local sleeps = wake and head and outcome ~= 'lapsed'
+if settled or not head then
+  redis.call('HDEL', SESSION, 'attempts', 'most', 'tries', 'trace')
+elseif progress and sleeps then   -- the most is what its task asked for just now
+  redis.call('HDEL', SESSION, 'attempts')
+elseif progress then
+  redis.call('HDEL', SESSION, 'attempts', 'most')
+end
 
-local state
+local state, given_up
 if not head then
   redis.call('HDEL', SESSION, 'intent')
   state = move_on(name, now)
-elseif wake and outcome ~= 'lapsed' then
-  redis.call('HSET', SESSION, 'solo', 1)
+elseif sleeps then
   state = sleep_until(name, tonumber(wake))
 elseif progress or outcome == 'released' then
   state = make_ready(name)
 else
   local attempts = redis.call('HINCRBY', SESSION, 'attempts', 1)
   count('failed')
+  if not noted then   -- its task, or whoever ran it, came to no word
+    trace(string.format('attempt %d %s', attempts,
+      outcome == 'lapsed' and 'lost its lease'
+      or outcome == 'failed' and 'was rejected' or 'settled nothing'), now)
+  end
   if attempts >= tonumber(ARGV[8]) then
     redis.call('LPOP', INFLIGHT)
-    bury(name, head, 'attempts')
-    redis.call('HDEL', SESSION, 'attempts', 'solo')
+    given_up = {head.id, redis.call('HGET', SESSION, 'trace') or ''}
+    bury(name, head, 'attempts', '', given_up[2])
+    redis.call('HDEL', SESSION, 'attempts', 'most', 'tries', 'trace')
     head = head_of(INFLIGHT)
     resolve_intent(intent, head)
     if head then make_ready(name) else move_on(name, now) end
@@ -79,7 +92,9 @@ else
   end
 end
 
+local entry
 if ARGV[9] == '1' and (#KEYS == 12 or redis.call('EXISTS', unpack(KEYS, 13)) == 0) then
-  return {state, redis.call('RPOP', RUN) or nil}
+  entry = redis.call('RPOP', RUN)
 end
-return {state}
+if given_up then return {state, entry or false, unpack(given_up)} end
+return {state, entry or nil}

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from hermes_tasks.transport.sessions import Claimed, Outcome, SessionStore
+from hermes_tasks.transport.sessions import Claimed, Completed, Outcome, SessionStore
+from hermes_tasks.transport.trace import log_given_up
 
 if TYPE_CHECKING:
     import kombu
@@ -64,6 +65,7 @@ class Keeper:
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._warned: dict[str, float] = {}
+        self._chores: dict[str, Callable[[], object]] = {}
 
     # -- what the channel does ---------------------------------------------------------------
 
@@ -111,6 +113,15 @@ class Keeper:
         for token in list(tokens):
             self.finish(token, Outcome.RELEASED)
 
+    def every_tick(self, name: str, chore: Callable[[], object]) -> None:
+        """Call ``chore`` on the keeper's thread at every tick; it replaces one of the same name.
+
+        ``name`` completes "Could not …": what it raises is said once in a while, and it is called
+        again. It must be quick, and never wait for anything but Redis: leases are renewed by the
+        same thread.
+        """
+        self._chores[name] = chore
+
     @property
     def tokens(self) -> frozenset[str]:
         """Tokens of all claims not yet over."""
@@ -127,8 +138,10 @@ class Keeper:
             if time.monotonic() - renewed >= renew_every:
                 renewed = time.monotonic()
                 self._guarded("renew leases", self._renew)
+            for name, chore in list(self._chores.items()):
+                self._guarded(name, chore)
 
-    def _guarded(self, what: str, step: Callable[[], None]) -> None:
+    def _guarded(self, what: str, step: Callable[[], object]) -> None:
         try:
             step()
         except RedisError as error:
@@ -166,9 +179,10 @@ class Keeper:
     def _rescue(self) -> None:
         found = self.store.rescue(TICK, GRACE)
         for session in found.lapsed:
-            state = self.store.complete(session, "", Outcome.LAPSED).state
-            if state != "lost":
-                logger.warning("The lease on session %s ran out; it is %s", session, state)
+            done = self.store.complete(session, "", Outcome.LAPSED)
+            if done.state != "lost":
+                logger.warning("The lease on session %s ran out; it is %s", session, done.state)
+            self._tell(session, done)
         for session in found.due:
             self.store.wake(session)
         if found.requeued:
@@ -179,14 +193,12 @@ class Keeper:
         assert outcome is not None
         done = self.store.complete(claim.session, claim.token, outcome, holding.id, unless=unless)
         self._discard(holding)
-        if done.state == "dead":
-            logger.error(
-                "Message %s of session %s is a dead letter after %d attempts",
-                holding.id,
-                claim.session,
-                self.store.options.max_attempts,
-            )
+        self._tell(claim.session, done)
         return done.entry
+
+    def _tell(self, session: str, done: Completed) -> None:
+        if done.state == "dead":
+            log_given_up(logger, done.given_up, session, done.trace)
 
     def _discard(self, holding: Holding) -> None:
         with self._mutex:
@@ -216,13 +228,16 @@ def holding_of(token: str) -> tuple[Keeper, Holding] | None:
     return None
 
 
-def private_store(connection: kombu.Connection, *, single: bool = False) -> SessionStore:
+def private_store(
+    connection: kombu.Connection, *, single: bool = False, timeout: float = SOCKET_TIMEOUT
+) -> SessionStore:
     """A store with a connection pool of its own, for any number of threads.
 
     ``single``: one connection, never given back: spares a system call before every command.
+    ``timeout``: seconds within which Redis must answer.
     """
     channel: Any = connection.clone().channel()
-    channel.socket_timeout = channel.socket_connect_timeout = SOCKET_TIMEOUT
+    channel.socket_timeout = channel.socket_connect_timeout = timeout
     channel.max_connections = 2**16  # Kombu's 10 raise an error under the threads pool
     store: SessionStore = channel.new_store(single=single)
     return store

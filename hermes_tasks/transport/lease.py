@@ -21,6 +21,7 @@ from kombu.transport.virtual import Channel
 from hermes_tasks.errors import GivenUp, LeaseLost
 from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.transport.sessions import SessionStore
+from hermes_tasks.transport.trace import log_given_up
 
 if TYPE_CHECKING:
     from celery import Task
@@ -37,10 +38,16 @@ SEND_WITHIN = 0.6
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
-    """One message of a batch, as its task was called."""
+    """One message of a batch, as its task was called.
+
+    Attributes:
+        number: its place in the session.
+        accepted: when it was accepted or, if it was delayed, became due; ms of Redis time.
+    """
 
     id: str
     number: int
+    accepted: int
     args: Sequence[Any]
     kwargs: dict[str, Any]
     headers: dict[str, Any]
@@ -54,10 +61,12 @@ class SessionLease:
 
     Attributes:
         session: the session's name.
+        token: the fencing token of the claim.
         messages: the batch, the task's own message first. A follower that cannot be decoded, and
             all behind it, are left for the next claim.
         again: a call that writes some of them may have gone out before: ask before writing.
         attempts: failed attempts of the head so far.
+        tries: times the task has postponed the head.
     """
 
     def __init__(
@@ -69,14 +78,19 @@ class SessionLease:
         *,
         again: bool,
         attempts: int,
+        tries: int = 0,
+        now: int = 0,
         record: Callable[[BatchMessage, str], None] | None = None,
     ) -> None:
         self.session = session
         self.messages = tuple(messages)
         self.again = again
         self.attempts = attempts
+        self.tries = tries
+        self._claimed_ms = now
+        self._since = self.now()
         self._store = store
-        self._token = token
+        self.token = token
         self._by_id = {message.id: message for message in messages}
         self._record = record
         self._send_before: float | None = None
@@ -89,7 +103,12 @@ class SessionLease:
         if not info:
             return None
         head = BatchMessage(
-            request.id, info["number"], request.args, request.kwargs, request.headers or {}
+            request.id,
+            info["number"],
+            info["accepted"],
+            request.args,
+            request.kwargs,
+            request.headers or {},
         )
         messages = [head, *_followers(info["followers"], task.app.conf.accept_content)]
         return cls(
@@ -99,6 +118,8 @@ class SessionLease:
             messages,
             again=info["again"],
             attempts=info["attempts"],
+            tries=info["tries"],
+            now=info["now"],
             record=_result_recorder(task),
         )
 
@@ -107,30 +128,67 @@ class SessionLease:
 
         ``ids``: the messages it writes; all of the batch unless given.
         """
-        numbers = [self._by_id[id].number for id in (self._by_id if ids is None else ids)]
-        began = _now()
-        if not self._store.begin(self.session, self._token, min(numbers), max(numbers), seconds):
+        first, last = self.numbers(self._by_id if ids is None else ids)
+        at = self.now()
+        if not self._store.begin(self.session, self.token, first, last, seconds):
             raise self._lost()
-        self._send_before = began + SEND_WITHIN * self._store.options.lease
+        self.began(at)
+
+    def numbers(self, ids: Iterable[str]) -> tuple[int, int]:
+        """The first and the last number of messages of the batch; ``(0, 0)`` for none."""
+        numbers = [self._by_id[id].number for id in ids]
+        return (min(numbers), max(numbers)) if numbers else (0, 0)
+
+    def began(self, at: float) -> None:
+        """A call was recorded in Redis, and the lease renewed, not before ``at`` of :meth:`now`."""
+        self._send_before = at + SEND_WITHIN * self._store.options.lease
+
+    @staticmethod
+    def now() -> float:
+        """Seconds of a clock that goes on while the process, or the machine, is stopped."""
+        return time.clock_gettime(_CLOCK)
 
     def check(self) -> None:
         """Call right before the first byte leaves: raises if this process was stopped too long."""
-        if self._send_before is None or _now() > self._send_before:
+        if self._send_before is None or self.now() > self._send_before:
             raise self._lost()
 
     def commit(self, ids: Iterable[str]) -> None:
         """These messages are written; they leave the queue."""
         ids = list(ids)
-        if not self._store.commit(self.session, self._token, ids):
+        if not self._store.commit(self.session, self.token, ids):
             raise self._lost()
         self._settled(ids, "")
 
     def bury(self, id: str, reason: str, detail: str = "") -> None:
         """This message is given up, as a dead letter. ``reason`` is one word, ``detail`` a line."""
-        settled = self._store.commit(self.session, self._token, [id], reason=reason, detail=detail)
-        if not settled:
+        trace = self._store.bury(self.session, self.token, id, reason=reason, detail=detail)
+        if trace is None:
             raise self._lost()
+        log_given_up(logger, id, self.session, trace, f"{reason}: {detail}" if detail else reason)
         self._settled([id], reason)
+
+    def postpone(self, seconds: float, most: int = 1, note: str = "") -> None:
+        """Let the head be tried again in ``seconds``. The task must end now, with ``Ignore``.
+
+        The session then sleeps in Redis, without an attempt being counted. ``most``: messages of
+        its next batch; ``note``: what went wrong, a line for the trace without any content.
+        """
+        if not self._store.postpone(self.session, self.token, seconds, most=most, note=note):
+            raise self._lost()
+
+    def note(self, text: str) -> None:
+        """Add what went wrong to the trace of the head: a line without any content.
+
+        A trace is told if the head is given up, and forgotten if not.
+        """
+        if not self._store.note(self.session, self.token, text):
+            raise self._lost()
+
+    def age(self, message: BatchMessage) -> float:
+        """Seconds since a message was accepted or, if it was delayed, became due; at least 0."""
+        at_claim = (self._claimed_ms - message.accepted) / 1000
+        return max(0.0, at_claim + self.now() - self._since)
 
     def _settled(self, ids: Iterable[str], reason: str) -> None:
         if self._record is not None:
@@ -162,21 +220,16 @@ def _result_recorder(task: Task) -> Callable[[BatchMessage, str], None] | None:
     return record
 
 
-def _now() -> float:
-    """Seconds that go on while the process, or the machine, is stopped."""
-    return time.clock_gettime(_CLOCK)
-
-
 def _followers(
-    entries: Sequence[tuple[int, str, str]], accept: Iterable[str]
+    entries: Sequence[tuple[int, str, str, int]], accept: Iterable[str]
 ) -> Iterable[BatchMessage]:
-    for number, id, text in entries:
+    for number, id, text, accepted in entries:
         try:
             message = json.loads(text)
             args, kwargs = decode_body(message, accept)
         except (ValueError, TypeError, KeyError, DecodeError, ContentDisallowed):
             return
-        yield BatchMessage(id, number, args, kwargs, message["headers"])
+        yield BatchMessage(id, number, accepted, args, kwargs, message["headers"])
 
 
 def decode_body(message: dict[str, Any], accept: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:

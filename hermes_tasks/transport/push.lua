@@ -16,8 +16,8 @@ local delay, token = tonumber(ARGV[6]), ARGV[7]
 local sender, sent, previous = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12])
 local now = now_ms()
 
-local function item(number, not_before)
-  return table.concat({ms(number), id, size, kind, ms(not_before), message}, ' ')
+local function item(number, since, delayed)
+  return table.concat({ms(number), id, size, kind, ms(since) .. (delayed and '+' or ''), message}, ' ')
 end
 
 -- What cannot be read again would stop its session for ever.
@@ -31,8 +31,11 @@ if token ~= '' then
   end
   local head = redis.call('LINDEX', INFLIGHT, 0)
   head = head and parse(head)
-  if head and head.id == id then redis.call('LSET', INFLIGHT, 0, item(head.number, 0)) end
-  redis.call('HSET', SESSION, 'wake', ms(now + delay))
+  if head and head.id == id then
+    redis.call('LSET', INFLIGHT, 0, item(head.number, head.since))
+    trace(string.format('retried, in %.1f s', delay / 1000), now)
+  end
+  redis.call('HSET', SESSION, 'wake', ms(now + delay), 'most', 1)
   count('retried')
   return {'retried', head and head.number or 0}
 end
@@ -72,7 +75,7 @@ end
 redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '))
 redis.call('SADD', IDS, id)
 local answer = {'accepted', number}
-if redis.call('RPUSH', WAITING, item(number, delay > 0 and now + delay or 0)) > tonumber(ARGV[8]) then
+if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber(ARGV[8]) then
   local over = redis.call('LPOP', WAITING)
   if redis.call('RPUSH', BACKLOG, over) > tonumber(ARGV[9]) then
     local lost = parse(redis.call('LPOP', BACKLOG))

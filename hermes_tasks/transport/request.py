@@ -21,7 +21,7 @@ class BatchRequest(Request):
         """Headers of the followers by task id; those that cannot be read are not started."""
         info = (self._request_dict.get("properties") or {}).get("session") or {}
         found: dict[str, dict[str, Any]] = {}
-        for _number, id, text in info.get("followers", ()):
+        for _number, id, text, _accepted in info.get("followers", ()):
             try:
                 found[id] = json.loads(text)["headers"]
             except (ValueError, TypeError, KeyError):

@@ -20,6 +20,8 @@ from hermes_tasks.transport.scripts import script, session_script
 
 #: Session ids in one answer of ``rescue``: a bound on what one sweep does, not on what is found.
 SWEEP = 200
+#: Most characters in a line of a trace, and of a dead letter's detail.
+LINE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +97,21 @@ class PushAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message of a session queue as Redis holds it."""
+    """One message of a session queue as Redis holds it.
+
+    Attributes:
+        accepted: when it was accepted or, if it was delayed, became due; ms of Redis time.
+    """
 
     number: int
     id: str
+    accepted: int
     message: bytes
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        number, quoted, _size, _kind, _not_before, message = raw.split(b" ", 5)
-        return cls(int(number), unquote(quoted.decode()), message)
+        number, quoted, _size, _kind, since, message = raw.split(b" ", 5)
+        return cls(int(number), unquote(quoted.decode()), int(since.rstrip(b"+")), message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +122,16 @@ class Claimed:
         token: the fencing token; random, because a counter repeats after a Redis rollback.
         again: a call that writes some of them may have gone out before.
         attempts: failed attempts of the head so far.
+        tries: times its task has postponed the head.
+        now: when it was claimed, ms of Redis time.
     """
 
     session: str
     token: str
     again: bool
     attempts: int
+    tries: int
+    now: int
     items: tuple[Item, ...]
 
 
@@ -132,10 +143,14 @@ class Completed:
         state: ``idle``, ``ready`` or ``sleeping``, as the session is now; ``dead`` when its head
             was given up; ``lost`` when the token no longer held the lease.
         entry: the run-queue entry popped with it.
+        given_up: id of the head that was given up.
+        trace: what that one went through; see :mod:`.trace`.
     """
 
     state: str
     entry: bytes | None = None
+    given_up: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,7 @@ class Progress:
     """How far a session is.
 
     Attributes:
-        state: ``idle``, ``ready``, ``leased`` or ``sleeping``.
+        state: ``idle``, ``ready``, ``leased``, ``sleeping`` or ``held``.
         accepted: number of the newest message accepted.
         first_unsettled: number of the oldest message not yet settled, ``None`` if all are. Every
             message with a lower number is written or a dead letter.
@@ -254,8 +269,10 @@ class SessionStore:
         )
         if not answer:
             return None
-        again, attempts, *items = answer
-        return Claimed(session, token, again == 1, attempts, tuple(map(Item.parse, items)))
+        again, attempts, tries, now, *items = answer
+        return Claimed(
+            session, token, again == 1, attempts, tries, now, tuple(map(Item.parse, items))
+        )
 
     def begin(self, session: str, token: str, first: int, last: int, seconds: float) -> bool:
         """Record that a call writing messages ``first``…``last`` starts, at most ``seconds`` long.
@@ -265,12 +282,34 @@ class SessionStore:
         lease = self.options.lease_ms
         return bool(self._run("begin", session, token, lease, first, last, int(seconds * 1000)))
 
-    def commit(
-        self, session: str, token: str, ids: Iterable[str], *, reason: str = "", detail: str = ""
+    def commit(self, session: str, token: str, ids: Iterable[str]) -> bool:
+        """Settle messages that are written. ``False``: the token no longer holds the lease."""
+        return bool(self._run("commit", session, token, "", "", *map(quote_id, ids)) >= 0)
+
+    def bury(
+        self, session: str, token: str, id: str, *, reason: str, detail: str = ""
+    ) -> str | None:
+        """Settle a message as a dead letter, for a ``reason`` of one word.
+
+        Returns its trace (see :mod:`.trace`) if it was the head, else ``""``; ``None`` when the
+        token no longer holds the lease.
+        """
+        answer = self._run("commit", session, token, reason, one_line(detail), quote_id(id))
+        return None if answer == -1 else _text(answer)
+
+    def postpone(
+        self, session: str, token: str, seconds: float, *, most: int = 1, note: str = ""
     ) -> bool:
-        """Settle messages: written, or with a ``reason`` dead letters. ``False``: lease lost."""
-        arguments = (token, reason, detail, *map(quote_id, ids))
-        return bool(self._run("commit", session, *arguments) >= 0)
+        """Let a session sleep for ``seconds`` once its claim is completed, without an attempt.
+
+        ``most``: messages in its next batch; ``note``: a line for the trace. ``False``: lease lost.
+        """
+        wait = max(0, int(seconds * 1000))
+        return bool(self._run("postpone", session, token, wait, max(1, most), one_line(note)))
+
+    def note(self, session: str, token: str, text: str) -> bool:
+        """Add a line to the trace of a session's head. ``False``: lease lost."""
+        return bool(self._run("note", session, token, one_line(text)))
 
     def complete(
         self,
@@ -286,7 +325,7 @@ class SessionStore:
         ``unless``: lists that come first; while one of them is not empty, nothing is popped.
         """
         options = self.options
-        state, *entry = self._run(
+        state, *more = self._run(
             "complete",
             session,
             token,
@@ -299,7 +338,8 @@ class SessionStore:
             0 if unless is None else 1,
             more_keys=unless or (),
         )
-        return Completed(state.decode(), entry[0] if entry else None)
+        entry, id_given_up, trace = (*more, None, None, None)[:3]
+        return Completed(state.decode(), entry, unquote(_text(id_given_up)), _text(trace))
 
     def wake(self, session: str) -> bool:
         """Queue a sleeping session whose time has come."""
@@ -381,3 +421,13 @@ class SessionStore:
 def quote_id(id: str) -> str:
     """An id as scripts hold it: items and senders are separated by spaces. ``""`` stays."""
     return quote(id, safe=":")
+
+
+def one_line(text: str) -> str:
+    """A text as one line that is not too long to be kept, and that Redis can hold."""
+    line = " ".join(text.split())
+    return line[:LINE].encode(errors="replace").decode()
+
+
+def _text(raw: bytes | None) -> str:
+    return raw.decode() if raw else ""

@@ -207,7 +207,7 @@ def test_any_id_survives_the_whole_way(store: SessionStore, id: str) -> None:
     assert push(store, id)[0].status == "duplicate"
     assert ids_of(claim(store)) == ["first", id, "last"]
     assert store.commit(S, "t", ["first"])
-    assert store.commit(S, "t", [id], reason="poison")
+    assert store.bury(S, "t", id, reason="poison") == ""
     assert store.dead_letters()[0]["id"] == id
     assert store.progress(S).first_unsettled == 3
 
@@ -246,7 +246,7 @@ def test_any_message_arrives_as_it_was_sent(store: SessionStore, message: str) -
     complete(store, Outcome.ENDED)
     let_the_wait_end(store)
     assert claim(store).items[0].message == (message + "retried").encode()
-    store.commit(S, "t", ["1"], reason="poison")
+    store.bury(S, "t", "1", reason="poison")
     letters: Any = store.client.xrange(store.names.dead)
     ((_, letter),) = letters
     assert letter[b"message"] == (message + "retried").encode()
@@ -379,7 +379,7 @@ def test_renewing_and_beginning_extend_the_lease(store: SessionStore) -> None:
 def test_a_message_is_settled_once_in_any_order(store: SessionStore) -> None:
     push(store, "1", "2", "3")
     claim(store)
-    assert store.commit(S, "t", ["2"], reason="poison", detail="422")
+    assert store.bury(S, "t", "2", reason="poison", detail="422") == ""
     assert store.commit(S, "t", ["1", "2"])
     assert store.progress(S).first_unsettled == 3
     assert store.counters() == {"accepted": 3, "written": 1, "dead:poison": 1}
@@ -683,7 +683,7 @@ def test_with_its_memory_full_redis_accepts_nothing_and_lets_everything_drain(
         assert store.push(S, "second try", id="1", token="t").status == "retried"
         assert store.push(S, "second try", id="1", token="other").status == "stale"
         assert store.commit(S, "t", ids_of(claimed)[:2])
-        assert store.commit(S, "t", ["3"], reason="poison")
+        assert store.bury(S, "t", "3", reason="poison") is not None
         assert complete(store, Outcome.ENDED) == "ready"
         claim(store, "dying")
         assert store.complete("dead", "dying", Outcome.FAILED).state == "sleeping"
