@@ -26,7 +26,7 @@ from hermes_tasks.errors import (
     Unreachable,
     Withheld,
 )
-from hermes_tasks.honcho.deadline import Call
+from hermes_tasks.honcho.deadline import ANSWER, Call, shown
 
 _NOT_OURS = frozenset({"HTTP 404", "Not Found"})
 """What the SDK makes of a 404 that is not about a session: of a proxy, or of a wrong path."""
@@ -58,15 +58,11 @@ def translate(error: Exception, call: Call, what: str) -> tuple[HonchoError, Wit
         return _answered(error, status, what), cause
     origins = list(_chain(error))
     if any(isinstance(origin, httpx.ConnectTimeout | httpx.ConnectError) for origin in origins):
-        return Unreachable(f"no connection to Honcho: {what}", may_have_been_written=False), cause
+        said = call.ran_out or "no connection to Honcho"
+        return Unreachable(f"{said}: {what}", may_have_been_written=False), cause
     if any(isinstance(origin, httpx.TimeoutException) for origin in origins):
-        return (
-            DeadlineExceeded(
-                f"no complete answer within {call.seconds:g} s: {what}",
-                may_have_been_written=call.sent,
-            ),
-            cause,
-        )
+        said = call.ran_out or f"{ANSWER} {shown(call.seconds)}"
+        return DeadlineExceeded(f"{said}: {what}", may_have_been_written=call.sent), cause
     if any(isinstance(origin, httpx.TransportError) for origin in origins):
         return (
             Unreachable(f"the connection broke: {what}", may_have_been_written=call.sent),
