@@ -1,6 +1,7 @@
 """The writing side: from turns to Honcho, once each and in order, as far as Honcho allows.
 
-- :mod:`~hermes_tasks.honcho.deadline`: the time a call has in all, kept where its bytes pass
+- :mod:`~hermes_tasks.honcho.watchdogs`: how long each phase of a call may take
+- :mod:`~hermes_tasks.honcho.deadline`: those times and the total, kept where the bytes pass
 - :mod:`~hermes_tasks.honcho.client`: the Honcho SDK with our deadlines, connections and errors
 - :mod:`~hermes_tasks.honcho.failures`: what went wrong in a call, told without quoting it
 - :mod:`~hermes_tasks.honcho.writer`: batches, the question what is stored already, poison turns
