@@ -27,7 +27,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 
 from hermes_tasks.gate.policy import Policy
 
@@ -97,6 +96,7 @@ class Go:
         epoch: to be handed back in the report.
         size_class: of :data:`CLASSES`, or 0 for a call that writes nothing; handed back as well.
         probe: it is the one call that decides whether the breaker closes.
+        call: its id; handed back as well.
     """
 
     deadline: float
@@ -104,6 +104,7 @@ class Go:
     epoch: int
     size_class: int
     probe: bool
+    call: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +232,12 @@ class LatencyWindow:
     def deadline(self, now: float) -> float:
         """``clamp(headroom · p95, floor, ceiling)``, ms.
 
-        The ceiling while lifted there; the default with too few samples or only old ones.
+        The ceiling while lifted there, and with too few samples or only old ones.
         """
         policy = self._policy
-        if self.raised:
+        old = self.sampled_at <= now - policy.window_seconds * 1000
+        if self.raised or old or len(self) < policy.warmup:
             return policy.ceiling * 1000
-        if len(self) < policy.warmup or self.sampled_at <= now - policy.window_seconds * 1000:
-            return policy.default * 1000
         return min(max(policy.headroom * self.p95, policy.floor * 1000), policy.ceiling * 1000)
 
     def _drop(self, sample: tuple[float, str]) -> None:
@@ -532,10 +532,12 @@ class GateRules:
             return Release()
         room = self._room(now)
         sessions = []
-        for session in islice(self.held, len(self.permits) + room):
+        # Permits are granted from the left, so the first name without one ends the walk: it costs
+        # what it releases, however many are held.
+        for session in self.held:
             if session not in self.permits:
                 if room == 0:
-                    continue
+                    break
                 room -= 1
                 self.permits.add(session, now + self.policy.permit_seconds * 1000)
             sessions.append(session)
@@ -605,7 +607,7 @@ class GateRules:
             self.breaker.probe_call = call
             self.breaker.probe_ends = ends
             self.counters["probes"] += 1
-        return Go(deadline, delay, self.breaker.epoch, size_class, probe)
+        return Go(deadline, delay, self.breaker.epoch, size_class, probe, call)
 
     def _hold(self, session: str, why: Why) -> Hold:
         self.held[session] = None
@@ -690,7 +692,7 @@ class GateRules:
         if ended is not Ended.OK:
             if ended is not Ended.REFUSED:
                 ramp.cut(now, started)
-        elif duration < self.policy.floor * 1000:
+        elif measured and duration < self.policy.floor * 1000:
             ramp.grow(in_use)
         elif measured:
             ramp.cut(now, started)

@@ -14,6 +14,14 @@ DEFAULT_PREFIX = "hermes"
 #: The keys of a session besides its hash: each the hash's name, a colon, and one of these.
 PARTS = ("inflight", "waiting", "backlog", "ids")
 
+#: The keys of a gate besides its hash, and the set of gates that all of them share.
+GATE_PARTS = (
+    "held",
+    "calls",
+    "permits",
+    *(f"samples:{most}{order}" for most in (4, 20, 100) for order in ("", ":ranked")),
+)
+
 
 @dataclass(frozen=True)
 class Names:
@@ -96,6 +104,24 @@ class Names:
         """The twelve keys of every session script, in the order ``common.lua`` gives."""
         base = self.key("session", _unmistakable(session))
         return (base, *(f"{base}:{part}" for part in PARTS), *self._shared)
+
+    @cached_property
+    def gates(self) -> str:
+        """The set of gates that hold sessions."""
+        return self.key("gates")
+
+    @lru_cache(maxsize=256)  # noqa: B019 - as above
+    def gate(self, gate: str) -> tuple[str, ...]:
+        """The eleven keys of a gate, in the order ``gate.lua`` gives: a gate shares its slot.
+
+        Args:
+            gate: its name. Keys show a colon as it is only between what it is made of, so no
+                gate's hash meets another's parts.
+        """
+        first, _, rest = gate.partition(":")
+        base = self.key("gate", f"{quote(first, safe='')}:{quote(rest, safe='')}")
+        held, calls, permits, *samples = (f"{base}:{part}" for part in GATE_PARTS)
+        return (base, held, calls, permits, self.gates, *samples)
 
 
 def _unmistakable(session: str) -> str:

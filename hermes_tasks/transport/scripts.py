@@ -43,5 +43,15 @@ def script(name: str) -> Script:
     return Script(_text(name))
 
 
-def _text(name: str) -> str:
-    return files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+@cache
+def script_of(package: str, *names: str, on_session: bool = False) -> Script:
+    """A script of a package that builds on this one: its texts ``names``, one behind the other.
+
+    ``on_session``: it works on one session, and ``common.lua`` goes in front of all.
+    """
+    texts = [_text(name, package) for name in names]
+    return Script("".join([_text("common"), *texts] if on_session else texts))
+
+
+def _text(name: str, package: str = __package__) -> str:
+    return files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,288 @@
+"""The gate of one backend in Redis: one typed function for every script.
+
+Each method is one script, and so one atomic change that all workers see; the ``.lua`` file of the
+same name gives its contract, and ``rules.py`` the same decisions in Python. Errors of Redis come
+through as :class:`redis.RedisError`: whether to call without an answer is the caller's to decide.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+from hermes_tasks.gate.policy import Policy
+from hermes_tasks.gate.rules import CLASSES, Ended, Go, Hold, Release, State, Why
+from hermes_tasks.transport.scripts import Script, script_of
+from hermes_tasks.transport.sessions import SessionStore
+
+#: Scripts that work on a session as well as on the gate.
+_ON_SESSION = frozenset({"admit", "resume"})
+
+
+@dataclass(frozen=True, slots=True)
+class ClassStatus:
+    """The deadline of one size class, and what it follows from. Times are seconds.
+
+    Attributes:
+        most: messages in a call of this class at most.
+        deadline: in force.
+        p95: nearest-rank, of the recent successes; ``None`` without any.
+        samples: how many those are.
+        raised: fast calls still to come before the class leaves the ceiling.
+    """
+
+    most: int
+    deadline: float
+    p95: float | None
+    samples: int
+    raised: int
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatus:
+    """The gate as it was at one instant. Times are seconds of the Redis clock.
+
+    Attributes:
+        since: when the state began; ``None`` for a breaker that never opened.
+        now: when this was read.
+        epoch: number of the state.
+        failures: in a row.
+        probe_at: while open, when the next probe is due.
+        pause_until: until when a 429 holds every worker, while it does; ``pause_why`` says more.
+        limit: calls that may be in flight at once, after a recovery.
+        rate: calls a second, as this process has it set.
+        calls: in flight.
+        permits: released sessions that have not come yet.
+        held: sessions that wait for the gate.
+        counters: ``calls``, ``held``, ``opened``, ``probes``, ``bypassed``, ``late``.
+    """
+
+    state: State
+    since: float | None
+    now: float
+    epoch: int
+    failures: int
+    probe_at: float | None
+    pause_until: float | None
+    pause_why: str
+    limit: float | None
+    rate: float | None
+    calls: int
+    permits: int
+    held: int
+    classes: tuple[ClassStatus, ...]
+    counters: dict[str, int]
+
+
+@dataclass(slots=True)
+class Gate:
+    """Flow control of one backend, shared by every worker.
+
+    Attributes:
+        store: the sessions of the deployment; what is held are sessions of this store.
+        policy: by which this process decides.
+        name: of the backend and workspace, joined by a colon.
+        jitter: a random number in [0, 1), a fresh one for every script.
+    """
+
+    store: SessionStore
+    policy: Policy
+    name: str
+    jitter: Callable[[], float] = random.random
+    _keys: tuple[str, ...] = field(init=False, repr=False)
+    _policy: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._keys = self.store.names.gate(self.name)
+        self._policy = self.policy.script_argument()
+
+    def admit(
+        self,
+        session: str,
+        token: str,
+        numbers: tuple[int, int],
+        call: str,
+        size: int,
+        *,
+        bypassed: int = 0,
+    ) -> Go | Hold | None:
+        """Ask for one call, as the last step before its first byte.
+
+        With :class:`Go` the call's intent is recorded and the lease renewed, as ``begin`` does;
+        with :class:`Hold` the session is given up, without a failed attempt. ``None``: the token
+        does not hold the lease.
+
+        Args:
+            session: that the call is for.
+            token: of the lease on it.
+            numbers: the first and the last message that the call writes; (0, 0) for none.
+            call: an id of the call, not used before.
+            size: how many messages it carries; 0 for a call that writes nothing.
+            bypassed: calls that this worker made meanwhile without asking.
+        """
+        answer = self._run(
+            "admit",
+            session,
+            token,
+            self.store.options.lease_ms,
+            *numbers,
+            call,
+            size,
+            self.jitter(),
+            bypassed,
+            self.name,
+            session=session,
+        )
+        match answer:
+            case [b"go", deadline, delay, epoch, size_class, probe]:
+                return Go(float(deadline), float(delay), epoch, size_class, bool(probe), call)
+            case [b"held", why]:
+                return Hold(Why(why.decode()))
+        return None
+
+    def report(
+        self,
+        go: Go,
+        ended: Ended,
+        seconds: float,
+        retry_after: float | None = None,
+        *,
+        why: str = "",
+    ) -> State:
+        """Say how a call ended, and resume the held sessions that may come now.
+
+        Args:
+            go: what admitted it.
+            ended: how it ended.
+            seconds: it took; NaN and a negative number say nothing.
+            retry_after: seconds that a 429 asked for, if it did.
+            why: what the 429 said, for people. No conversation text.
+
+        Returns:
+            The breaker's state after that.
+        """
+        state, release = self._released(
+            self._run(
+                "report",
+                go.call,
+                go.epoch,
+                go.size_class,
+                ended.value,
+                repr(seconds * 1000),
+                repr(go.deadline),
+                -1 if retry_after is None else repr(retry_after * 1000),
+                why,
+                self.jitter(),
+            )
+        )
+        self.resume(release)
+        return state
+
+    def release(self) -> State:
+        """Resume the held sessions that may come now: what the timer does."""
+        state, release = self._released(self._run("release", self.jitter()))
+        self.resume(release)
+        return state
+
+    def resume(self, release: Release) -> int:
+        """Queue released sessions for a worker again, in one round trip; returns how many were.
+
+        What is not done, because this process ends before, the next release names again.
+        """
+        script = _script("resume")
+        calls = [
+            (
+                (*self.store.names.session(session), *self._keys),
+                (session, int(release.probe), self.name, self._policy),
+            )
+            for session in release.sessions
+        ]
+        if not calls:
+            return 0
+        pipe = self.store.client.pipeline(transaction=False)
+        for keys, arguments in calls:
+            pipe.evalsha(script.sha, len(keys), *keys, *arguments)
+        resumed = 0
+        answers = pipe.execute(raise_on_error=False)
+        for (keys, arguments), answer in zip(calls, answers, strict=True):
+            # A pipeline sends no text, so a new server, or one that forgot, is told it here.
+            answer = (
+                script(self.store.client, keys, arguments)
+                if isinstance(answer, NoScriptError)
+                else answer
+            )
+            if isinstance(answer, Exception):
+                raise answer
+            resumed += answer
+        return resumed
+
+    def status(self) -> GateStatus:
+        """What ``hermes-tasks status`` shows, read at one instant."""
+        now, calls, permits, held, flat = self._run("status")
+        pairs = iter(flat)
+        found = {name.decode(): value.decode() for name, value in zip(pairs, pairs, strict=True)}
+        now_ms = float(now)
+        state = State(found.get("state", State.CLOSED))
+        pause_until = float(found.get("pause_until", 0))
+        paused = pause_until > now_ms
+        return GateStatus(
+            state=state,
+            since=float(found["since"]) / 1000 if "since" in found else None,
+            now=now_ms / 1000,
+            epoch=int(found.get("epoch", 0)),
+            failures=int(found.get("failures", 0)),
+            probe_at=float(found["probe_at"]) / 1000 if state is State.OPEN else None,
+            pause_until=pause_until / 1000 if paused else None,
+            pause_why=found.get("pause_why", "") if paused else "",
+            limit=float(found["limit"]) if "limit" in found else None,
+            rate=self.policy.rate,
+            calls=calls,
+            permits=permits,
+            held=held,
+            classes=tuple(self._class_status(most, found, now_ms) for most in CLASSES),
+            counters={
+                name: int(found.get(f"n_{name}", 0))
+                for name in ("calls", "held", "opened", "probes", "bypassed", "late")
+            },
+        )
+
+    def _class_status(self, most: int, found: dict[str, str], now_ms: float) -> ClassStatus:
+        """As ``admit.lua`` has it."""
+        policy = self.policy
+        raised = int(found.get(f"raised:{most}", 0))
+        old = float(found.get(f"sampled_at:{most}", 0)) <= now_ms - policy.window_seconds * 1000
+        samples = 0 if old else int(found.get(f"n:{most}", 0))
+        p95 = float(found[f"p95:{most}"]) / 1000 if samples else None
+        deadline = policy.ceiling
+        if p95 is not None and samples >= policy.warmup and not raised:
+            deadline = min(max(policy.headroom * p95, policy.floor), policy.ceiling)
+        return ClassStatus(most, deadline, p95, samples, raised)
+
+    @staticmethod
+    def _released(answer: Sequence[Any]) -> tuple[State, Release]:
+        state, probe, *sessions = answer
+        names = tuple(session.decode() for session in sessions)
+        return State(state.decode()), Release(bool(probe), names)
+
+    def _run(self, name: str, *arguments: Any, session: str | None = None) -> Any:
+        keys = self._keys
+        if session is not None:
+            keys = (*self.store.names.session(session), *keys)
+        return _script(name)(self.store.client, keys, (*arguments, self._policy))
+
+
+def release_all(store: SessionStore, policy: Policy) -> None:
+    """Resume what may come at every gate that holds sessions: a chore of every worker's keeper."""
+    names: Iterable[bytes] = store.client.smembers(store.names.gates)  # type: ignore[assignment]
+    for name in sorted(names):
+        Gate(store, policy, name.decode()).release()
+
+
+def _script(name: str) -> Script:
+    package = __package__ or "hermes_tasks.gate"
+    return script_of(package, "gate", name, on_session=name in _ON_SESSION)

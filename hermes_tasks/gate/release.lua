@@ -1,0 +1,9 @@
+-- release: the timer's look at the queue of held sessions.
+--
+-- KEYS  the eleven of the gate (gate.lua)
+-- ARGV  1 a random number in [0, 1)  2 the policy
+-- Returns {state, 1 for a probe, sessions to resume…}
+
+roll(tonumber(ARGV[1]))
+local probe, sessions = release()
+return {state, probe, unpack(sessions)}

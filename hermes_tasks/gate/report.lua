@@ -1,0 +1,133 @@
+-- report: say how a call ended, and learn which held sessions may come now.
+--
+-- KEYS  the eleven of the gate (gate.lua)
+-- ARGV  1 call id  2 its epoch  3 its size class (0: its duration is no sample)  4 how it ended
+--       5 duration, ms  6 the deadline it had, ms  7 Retry-After, ms (-1: none)
+--       8 why the backend limits, for people  9 a random number in [0, 1)  10 the policy
+-- Returns {state, 1 for a probe, sessions to resume…}
+--
+-- It ended one of
+--   ok, refused   the backend is well: a 4xx says so too
+--   failed        5xx, or the connection broke: a failure
+--   timeout       at the ceiling a failure; below it only a sign that the deadline is too short
+--   limited       429: every worker pauses
+--   unsent        its first byte never left
+-- A call that is not in flight any more (its time ran out, it was reported before) or is of an older
+-- epoch is late: it may add its sample, and moves nothing else.
+
+local call, ended, jitter = ARGV[1], ARGV[4], tonumber(ARGV[9])
+local class, duration, allowed = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local measured = duration >= 0   -- NaN is not, nor is a negative number
+
+roll(jitter)
+local known = redis.call('ZREM', CALLS, call) == 1
+
+local function raise(which) redis.call('HSET', GATE, 'raised:' .. which, RAISED_CALLS) end
+
+local function forget_samples(samples)
+  if #samples == 0 then return end
+  redis.call('ZREM', SAMPLES_BY_TIME[class], unpack(samples))
+  redis.call('ZREM', SAMPLES_BY_DURATION[class], unpack(samples))
+end
+
+-- The latency of a success, and the nearest-rank p95 with it: the ceil(0.95 n)-th in order.
+local function sample()
+  local by_time, by_duration = SAMPLES_BY_TIME[class], SAMPLES_BY_DURATION[class]
+  local member = exact(duration) .. ' ' .. call
+  redis.call('ZADD', by_time, exact(now), member)
+  redis.call('ZADD', by_duration, exact(duration), member)
+  local over = redis.call('ZCARD', by_time) - WINDOW
+  if over > 0 then forget_samples(redis.call('ZRANGE', by_time, 0, over - 1)) end
+  forget_samples(redis.call('ZRANGEBYSCORE', by_time, '-inf', exact(now - WINDOW_MS)))
+  local n = redis.call('ZCARD', by_time)
+  local rank = math.floor((95 * n + 99) / 100)
+  local p95 = redis.call('ZRANGE', by_duration, rank - 1, rank - 1, 'WITHSCORES')[2]
+  redis.call('HSET', GATE, 'n:' .. class, n, 'p95:' .. class, p95,
+    'sampled_at:' .. class, exact(now))
+  local raised = redis.call('HGET', GATE, 'raised:' .. class)
+  if raised and duration >= FLOOR then
+    raise(class)
+  elseif raised and redis.call('HINCRBY', GATE, 'raised:' .. class, -1) <= 0 then
+    redis.call('HDEL', GATE, 'raised:' .. class)
+  end
+end
+
+-- A call that was cut below the ceiling leaves no sample: without this the deadline that is too
+-- short would cut every call, and stay.
+local function lift()
+  for _, which in ipairs(CLASSES) do
+    if which >= class then raise(which) end
+  end
+end
+
+-- Ask for a pause, never shorter than one asked for before. A tenth more at random, so that several
+-- deployments do not come back in one instant; the cap holds for the sum.
+local function pause()
+  local asked = tonumber(ARGV[7])
+  local wait = math.min(asked > 0 and asked or PAUSE_DEFAULT, PAUSE_LONGEST)
+  local until_then = now + math.min(wait * (1 + 0.1 * jitter), PAUSE_LONGEST)
+  if until_then > pause_until then
+    pause_until = until_then
+    redis.call('HSET', GATE, 'pause_until', exact(pause_until), 'pause_why', ARGV[8])
+  end
+end
+
+-- A result of this epoch moves breaker, pause and ramp.
+local function move()
+  local in_flight = redis.call('ZCARD', CALLS) + 1
+  local well = ended == 'ok' or ended == 'refused' or ended == 'limited'
+  if well then
+    if failures > 0 then redis.call('HDEL', GATE, 'failures') end
+    failures = 0
+  elseif ended == 'failed' or allowed >= CEILING then
+    failures = failures + 1
+    redis.call('HSET', GATE, 'failures', failures)
+  end
+  if ended == 'limited' then
+    pause()
+    if not limit then set_limit(in_flight / 2) end
+  end
+  if state == 'probing' then
+    if call ~= probe_call then return end
+    if well then
+      enter('closed')
+      set_limit(1)
+    else
+      open(jitter)
+    end
+    return
+  end
+  if limit then
+    local started = measured and now - duration or now
+    if ended == 'ok' and measured and duration < FLOOR then
+      -- A limit that is not in use does not grow (RFC 7661), or it would mean nothing when it is.
+      if in_flight + redis.call('ZCARD', PERMITS) >= math.floor(limit) then
+        limit = limit + (limit < SLOW_START and 1 or 1 / limit)
+        redis.call('HSET', GATE, 'limit', exact(limit))
+      end
+    elseif (ended ~= 'ok' or measured) and ended ~= 'refused' and started > cut_at then
+      set_limit(limit / 2)   -- once per round: what started before the cut says nothing new
+    end
+  end
+  if state == 'closed' and failures >= math.max(FAILURES, in_flight) then
+    open(jitter)
+    tally('opened')
+  end
+end
+
+if class > 0 then
+  if ended == 'ok' and measured then
+    sample()
+  elseif ended == 'timeout' and allowed < CEILING then
+    lift()
+  end
+end
+if not known or tonumber(ARGV[2]) ~= epoch then
+  tally('late')
+elseif ended == 'unsent' then
+  if call == probe_call then pass_on() end
+else
+  move()
+end
+local probe, sessions = release()
+return {state, probe, unpack(sessions)}
