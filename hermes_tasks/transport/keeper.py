@@ -173,7 +173,11 @@ class Keeper:
         pairs = [(h.claim.session, h.claim.token) for h in held]
         for holding, alive in zip(held, self.store.renew(pairs), strict=True):
             if not alive and holding.outcome is None:
-                logger.warning("The lease on session %s is lost", holding.claim.session)
+                session = holding.claim.session
+                # A held session is not lost: its task gave the lease away, and is just ending.
+                held_on = self.store.progress(session).state == "held"
+                level = logging.DEBUG if held_on else logging.WARNING
+                logger.log(level, "The lease on session %s is lost", session)
                 self._discard(holding)
 
     def _rescue(self) -> None:
