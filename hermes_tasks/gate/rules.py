@@ -456,8 +456,9 @@ class GateRules:
 
         Args:
             size: messages it writes; 0 for a call that writes nothing.
-            followup: an earlier call under the same lease was admitted. Its session has no need to
-                queue a second time, and keeping it in its slot costs nobody a call.
+            followup: an earlier call under the same lease was admitted (or this one, and the answer
+                was lost). Its session need not queue a second time, and keeping it in its slot
+                costs nobody a call: it is the one that may go beyond the ramp's limit.
             bypassed: calls that this worker made meanwhile without asking.
         """
         self.roll(now, jitter)
@@ -466,15 +467,15 @@ class GateRules:
         match self.breaker.state:
             case State.OPEN:
                 if self.held or not self._probe_due(now):
-                    return self._hold(session, Why.OPEN)
+                    return self._hold(session, call, Why.OPEN)
                 self._probe(now, session)
             case State.PROBING:
                 if session != self.breaker.probe_session or not (permit or followup):
-                    return self._hold(session, Why.PROBING)
+                    return self._hold(session, call, Why.PROBING)
             case State.CLOSED:
                 why = self._why_not(now, through=permit or followup)
                 if why is not None:
-                    return self._hold(session, why)
+                    return self._hold(session, call, why)
         return self._go(now, session, call, size)
 
     def report(
@@ -609,7 +610,8 @@ class GateRules:
             self.counters["probes"] += 1
         return Go(deadline, delay, self.breaker.epoch, size_class, probe, call)
 
-    def _hold(self, session: str, why: Why) -> Hold:
+    def _hold(self, session: str, call: str, why: Why) -> Hold:
+        self.calls.remove(call)  # an answer was lost, and the call asks again
         self.held[session] = None
         self.counters["held"] += 1
         return Hold(why)
