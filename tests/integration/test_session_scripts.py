@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -300,7 +301,10 @@ def test_only_one_of_several_entries_gives_the_session(store: SessionStore) -> N
 def test_a_claim_may_be_asked_for_again(store: SessionStore) -> None:
     push(store, "1", "2")
     entry = pop(store)
-    assert store.claim(*entry, "t", "worker") == store.claim(*entry, "t", "worker")
+    first, second = (store.claim(*entry, "t", "worker") for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert replace(first, now=second.now) == second
     store.commit(S, "t", ["1", "2"])
     assert store.claim(*entry, "t", "worker") is None
     assert store.progress(S).state == "leased"
@@ -529,6 +533,196 @@ def test_an_acknowledgement_pops_the_next_entry_unless_another_queue_has_message
     assert store.complete("b", "t", Outcome.SETTLED, "1", unless=["other"]) == Completed("lost")
 
 
+# -- postpone, note, and what is told of a message that is given up -------------------------------
+
+
+def lines_of(trace: str) -> list[str]:
+    """A trace without the times, which must not go back."""
+    times, texts = zip(*(line.split(" ", 1) for line in trace.splitlines()), strict=True)
+    assert sorted(times, key=int) == list(times)
+    return list(texts)
+
+
+def test_an_item_knows_when_it_was_accepted_whatever_becomes_of_it(store: SessionStore) -> None:
+    before = redis_ms(store)
+    push(store, "1")
+    after = redis_ms(store)
+    push(store, "2", delay=60)
+    (item,) = claim(store).items
+    assert before <= item.accepted <= after
+    push(store, "1", token="t", delay=60)
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    again = claim(store)
+    assert again.items[0].accepted == item.accepted
+    assert before <= again.now <= redis_ms(store)
+    store.commit(S, "t", ["1"])
+    assert complete(store, Outcome.ENDED) == "sleeping"
+    due = store.progress(S).wake_at_ms
+    assert due is not None
+    assert after + 58_000 < due <= redis_ms(store) + 60_000
+
+
+def test_a_clock_that_steps_back_delays_no_message_that_was_accepted_before(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2")
+    waiting = store.names.session(S)[2]
+    items: Any = store.client.lrange(waiting, 0, -1)
+    for index, raw in enumerate(items):
+        *first, since, text = raw.decode().split(" ", 5)
+        later = str(int(since) + 3_600_000)
+        store.client.lset(waiting, index, " ".join((*first, later, text)))
+    assert ids_of(claim(store)) == ["1", "2"]
+
+
+def test_a_postponed_session_sleeps_without_an_attempt_and_keeps_its_size(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2", "3")
+    for tries in (0, 1, 2):
+        claimed = claim(store)
+        assert (claimed.tries, claimed.attempts) == (tries, 0)
+        assert len(claimed.items) == (3 if tries == 0 else 2)
+        assert store.postpone(S, "t", 60, most=2, note="503")
+        assert complete(store, Outcome.ENDED, "1") == "sleeping"
+        wake_at = store.progress(S).wake_at_ms
+        assert wake_at is not None
+        assert 58_000 < wake_at - redis_ms(store) <= 60_000
+        let_the_wait_end(store)
+    claim(store)
+    store.commit(S, "t", ["1"])
+    assert complete(store, Outcome.ENDED) == "ready"
+    following = claim(store)
+    assert (following.tries, ids_of(following)) == (0, ["2", "3"])
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SETTLED, Outcome.REVOKED, Outcome.FAILED])
+def test_what_is_postponed_is_not_settled_by_its_acknowledgement(
+    store: SessionStore, outcome: Outcome
+) -> None:
+    push(store, "1")
+    claim(store)
+    store.postpone(S, "t", 60)
+    assert complete(store, outcome, "1") == "sleeping"
+    assert store.progress(S).first_unsettled == 1
+
+
+def test_postponing_under_a_claim_counts_once_and_the_latest_wait_holds(
+    store: SessionStore,
+) -> None:
+    push(store, "1")
+    claim(store)
+    store.postpone(S, "t", 1, note="503")
+    store.postpone(S, "t", 60, note="503")
+    complete(store, Outcome.ENDED)
+    wake_at = store.progress(S).wake_at_ms
+    assert wake_at is not None
+    assert wake_at - redis_ms(store) > 58_000
+    let_the_wait_end(store)
+    assert claim(store).tries == 1
+    assert lines_of(store.bury(S, "t", "1", reason="old") or "") == ["503"]
+
+
+def test_progress_before_postponing_leaves_the_rest_the_size_that_was_asked_for(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    store.commit(S, "t", ["1"])
+    store.postpone(S, "t", 0, most=1)
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    again = claim(store)
+    assert (ids_of(again), again.tries) == (["2"], 1)
+
+
+def test_nobody_postpones_or_notes_without_the_lease(store: SessionStore) -> None:
+    push(store, "1")
+    claim(store)
+    before = store.client.hgetall(store.names.session(S)[0])
+    assert not store.postpone(S, "other", 1, note="503")
+    assert not store.note(S, "other", "503")
+    assert store.bury(S, "other", "1", reason="old") is None
+    assert store.client.hgetall(store.names.session(S)[0]) == before
+
+
+def test_a_head_given_up_tells_what_it_went_through(store: SessionStore) -> None:
+    push(store, "1", "2")
+    claim(store)
+    store.postpone(S, "t", 0, note="no answer within 5.0 s")
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    claim(store)
+    store.push(S, "again", id="1", token="t", delay=2)
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    claim(store)
+    store.note(S, "t", "InvalidTurn:\n no\x00 session")
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    claim(store)
+    let_the_lease_run_out(store)
+    assert complete(store, Outcome.LAPSED, token="") == "ready"
+    claim(store)
+    done = store.complete(S, "t", Outcome.FAILED, "1", unless=[])
+    assert (done.state, done.given_up) == ("dead", "1")
+    assert lines_of(done.trace) == [
+        "no answer within 5.0 s",
+        "retried, in 2.0 s",
+        "InvalidTurn: no  session",
+        "attempt 2 lost its lease",
+        "attempt 3 was rejected",
+    ]
+    assert store.dead_letters()[0]["trace"] == done.trace
+    assert done.entry is not None
+    store.give_back(done.entry)
+    claim(store)
+    assert store.bury(S, "t", "2", reason="refused") == ""
+    assert store.dead_letters()[0]["trace"] == ""
+
+
+def test_a_trace_is_of_the_head_and_ends_with_it(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    store.note(S, "t", "one")
+    assert store.bury(S, "t", "2", reason="refused") == ""
+    trace = store.bury(S, "t", "1", reason="refused", detail="422")
+    assert lines_of(trace or "") == ["one"]
+    store.note(S, "t", "three")
+    trace = store.bury(S, "t", "3", reason="refused")
+    assert lines_of(trace or "") == ["three"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REVOKED, Outcome.EXPIRED])
+def test_what_was_revoked_keeps_its_trace(store: SessionStore, outcome: Outcome) -> None:
+    push(store, "1", "2")
+    claim(store)
+    store.note(S, "t", "503")
+    complete(store, outcome, "1")
+    assert lines_of(store.dead_letters()[0]["trace"]) == ["503"]
+    claim(store)
+    assert store.bury(S, "t", "2", reason="refused") == ""
+
+
+def test_of_a_long_trace_the_beginning_and_the_end_are_kept(store: SessionStore) -> None:
+    push(store, "1")
+    claim(store)
+    for number in range(100):
+        store.note(S, "t", f"{number} ü")
+    kept = [*range(10), *range(70, 100)]
+    trace = store.bury(S, "t", "1", reason="old")
+    assert lines_of(trace or "") == [f"{number} ü" for number in kept]
+
+
+@pytest.mark.parametrize("text", ODD, ids=ascii)
+def test_any_text_is_one_line_of_a_trace(store: SessionStore, text: str) -> None:
+    push(store, "1")
+    claim(store)
+    store.note(S, "t", f"a {text}\ud800")
+    assert len((store.bury(S, "t", "1", reason="old") or "").splitlines()) == 1
+
+
 # -- rescue, wake, purge, progress, epoch ---------------------------------------------------------
 
 
@@ -680,6 +874,8 @@ def test_with_its_memory_full_redis_accepts_nothing_and_lets_everything_drain(
         claimed = claim(store)
         assert store.begin(S, "t", 1, 3, 30)
         assert store.renew([(S, "t")]) == [True]
+        assert store.note(S, "t", "503")
+        assert store.postpone(S, "t", 0, note="503")
         assert store.push(S, "second try", id="1", token="t").status == "retried"
         assert store.push(S, "second try", id="1", token="other").status == "stale"
         assert store.commit(S, "t", ids_of(claimed)[:2])
