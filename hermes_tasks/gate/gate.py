@@ -2,7 +2,7 @@
 
 Each method is one script, and so one atomic change that all workers see; the ``.lua`` file of the
 same name gives its contract, and ``rules.py`` the same decisions in Python. Errors of Redis come
-through as :class:`redis.RedisError`: whether to call without an answer is the caller's to decide.
+through as :class:`redis.exceptions.RedisError`: whether to call without an answer is the caller's to decide.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
 from redis.exceptions import NoScriptError
 
 from hermes_tasks.gate.policy import Policy
