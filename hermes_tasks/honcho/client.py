@@ -20,6 +20,7 @@ from honcho.api_types import SessionPeerConfig
 from hermes_tasks.errors import SessionDeleted
 from hermes_tasks.honcho.deadline import Call, DeadlineTransport, current
 from hermes_tasks.honcho.failures import translate
+from hermes_tasks.honcho.watchdogs import Watchdogs
 
 if TYPE_CHECKING:
     from hermes_tasks.config import Settings
@@ -43,6 +44,7 @@ class HonchoClient:
     Args:
         base_url: address of the service, such as ``http://127.0.0.1:8000``.
         api_key: bearer token, if it asks for one.
+        watchdogs: the limits of a call's phases.
         transport: makes the connections; by default one that keeps deadlines.
     """
 
@@ -51,11 +53,12 @@ class HonchoClient:
         base_url: str,
         api_key: str | None = None,
         *,
+        watchdogs: Watchdogs | None = None,
         transport: Callable[[], httpx.BaseTransport] | None = None,
     ) -> None:
         self._base_url = base_url
         self._api_key = api_key
-        self._transport = transport or (lambda: DeadlineTransport(base_url))
+        self._transport = transport or (lambda: DeadlineTransport(base_url, watchdogs))
         self._mutex = threading.Lock()
         self._pid = 0
         self._http: httpx.Client | None = None
@@ -70,7 +73,11 @@ class HonchoClient:
             ConfigurationError: ``HONCHO_URL`` is not set.
         """
         key = settings.honcho_api_key
-        return cls(settings.require_honcho_url(), key.get_secret_value() if key else None)
+        return cls(
+            settings.require_honcho_url(),
+            key.get_secret_value() if key else None,
+            watchdogs=Watchdogs.from_settings(settings),
+        )
 
     def ensure(
         self,

@@ -258,7 +258,7 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         call = current.get()
-        if call is not None and buffer and not self._layers:
+        if call is not None and buffer and not self._layers and call.left() > 0:
             call.sending()
         for start in range(0, len(buffer), _PIECE):
             piece = buffer[start : start + _PIECE]
