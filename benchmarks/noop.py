@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hermes_tasks import tasks
+from hermes_tasks.guard import GatedLease
 from hermes_tasks.honcho.writer import WriteGuard, WriteReport
 from hermes_tasks.turns import Turn
 
 
 class NoopWriter:
-    """Does all that a write costs the queue, and no HTTP."""
+    """Does all that a write costs the queue: no HTTP, and no gate, which a call to Honcho asks."""
 
     def write(self, turns: Sequence[Turn], guard: WriteGuard, *, ask: bool) -> WriteReport:
-        guard.begin(30.0)
-        guard.check()
-        guard.commit([turn.turn_id for turn in turns])
+        assert isinstance(guard, GatedLease)
+        lease = guard.lease
+        lease.begin(30.0)
+        lease.check()
+        lease.commit([turn.turn_id for turn in turns])
         return WriteReport(written=len(turns), found=0, dead=())
 
 

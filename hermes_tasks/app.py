@@ -24,9 +24,11 @@ from hermes_tasks.transport import SessionAMQP, run_queue, session_queue
 
 TASK = "hermes_tasks.sync_turn"
 
-#: Seconds after which a worker's pool process is killed with its task: far above any chain of calls
-#: a batch can need, so it only meets code that hangs.
-HARD_TIME_LIMIT = 300
+#: How many calls at the ceiling a task may make before it is told to stop: a question, a session,
+#: and the writes of a batch of 50 that is halved until the turn at fault is alone.
+CALLS = 10
+#: Seconds after that, in which it puts its turns off; then its pool process is killed.
+LAST_SECONDS = 15.0
 
 #: Our settings that are options of the transport.
 SESSION_OPTIONS = {
@@ -116,6 +118,7 @@ def _tls_options(url: Any) -> dict[str, Any] | bool:
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's settings for a deployment, each with what it is for."""
+    soft = CALLS * settings.timeout_ceiling
     return {
         "broker_url": settings.broker_url,
         "broker_transport_options": {
@@ -123,6 +126,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": 5.0,
             "socket_timeout": 30.0,
             "socket_keepalive": True,
+            "session_lease_max_age": 2 * soft,
             **{option: getattr(settings, name) for name, option in SESSION_OPTIONS.items()},
             **settings.broker_options,
         },
@@ -141,6 +145,11 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # Celery's own consumer writes a message it cannot read to the log, conversation and all.
         "worker_consumer": "hermes_tasks.worker:Consumer",
+        # Each call has its deadline, so these only meet code that hangs. Its lease is renewed until
+        # then: longer than any call can take, or two workers would write at once.
+        "task_annotations": {
+            TASK: {"soft_time_limit": soft, "time_limit": soft + LAST_SECONDS},
+        },
         "accept_content": ["json"],
         "task_serializer": "json",
         "result_serializer": "json",

@@ -13,6 +13,7 @@
     ├── QueueError
     │   ├── BrokerUnavailable       Redis does not answer, or refuses us
     │   ├── LeaseLost               another worker may own the session: stop, write nothing
+    │   ├── SessionHeld             the gate took the session; it goes on when its turn comes
     │   └── GivenUp                 the result of a message that became a dead letter
     └── HonchoError
         ├── DeadlineExceeded        no answer in time: may have been written
@@ -97,6 +98,10 @@ class LeaseLost(QueueError):
 
     Whoever gets this must not send another byte for the session: another worker owns it, or may.
     """
+
+
+class SessionHeld(QueueError):
+    """No call may start now: the session waits at the gate, without this task. Write nothing."""
 
 
 class GivenUp(QueueError):

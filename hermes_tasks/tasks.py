@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
+from redis.exceptions import RedisError
 
-from hermes_tasks.app import HARD_TIME_LIMIT, TASK
-from hermes_tasks.errors import HonchoError, InvalidTurn, LeaseLost, RateLimited
+from hermes_tasks.app import TASK
+from hermes_tasks.errors import (
+    DeadlineExceeded,
+    HonchoError,
+    InvalidTurn,
+    LeaseLost,
+    RateLimited,
+    SessionHeld,
+)
 from hermes_tasks.transport import BatchTask, SessionLease
 from hermes_tasks.transport.channel import SIZE_HEADER
 from hermes_tasks.turns import Turn
+
+if TYPE_CHECKING:
+    from hermes_tasks.guard import GatedLease
 
 logger = get_task_logger(__name__)
 
@@ -39,7 +50,7 @@ class TurnTask(BatchTask):
         return super().apply_async(args, kwargs, *more, **options)
 
 
-@shared_task(base=TurnTask, bind=True, name=TASK, max_retries=None, time_limit=HARD_TIME_LIMIT)
+@shared_task(base=TurnTask, bind=True, name=TASK, max_retries=None)
 def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
     """Write a turn, and those that were batched behind it, to Honcho.
 
@@ -54,24 +65,67 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
         # It may be its own fault or that of an older worker: let it try elsewhere, alone.
         logger.error("Turn %s or one behind it cannot be read: %s", self.request.id, error)
         raise
+    guard = guard_of(self.app, lease, turns[0])
     try:
-        report = writer_of(self.app).write(turns, lease, ask=lease.again)
-    except LeaseLost as error:
-        logger.warning("%s", error)
+        try:
+            report = writer_of(self.app).write(turns, guard, ask=lease.again)
+        except SoftTimeLimitExceeded:
+            raise DeadlineExceeded("the task took longer than its time limit") from None
+    except (LeaseLost, SessionHeld) as error:
+        # The session goes on elsewhere, or when the gate lets it: nothing is wrong with the turn.
+        logger.debug("%s", error)
+        raise Ignore from None
+    except RedisError as error:
+        logger.warning("Redis failed while a turn was written: %s", type(error).__name__)
         raise Ignore from None
     except HonchoError as error:
-        raise self.retry(exc=error, countdown=_wait(error, self.request.retries)) from error
+        try:
+            dead = try_later(lease, guard, error, self.app.settings.retry_max_age)
+        except (LeaseLost, RedisError):
+            raise Ignore from None
+        if not dead:
+            raise Ignore from None
+        return {"session": lease.session, "written": 0, "dead": [dead]}
     written = report.written + report.found
     return {"session": lease.session, "written": written, "dead": list(report.dead)}
 
 
-def _wait(error: HonchoError, retries: int) -> float:
-    """Seconds until the next attempt."""
-    longest = min(RETRY_FIRST * 2.0 ** min(retries, 16), RETRY_LONGEST)
-    wait = longest * random.uniform(0.5, 1.0)
-    if isinstance(error, RateLimited) and error.retry_after is not None:
-        return max(wait, error.retry_after)
-    return wait
+def try_later(lease: SessionLease, guard: GatedLease, error: HonchoError, max_age: float) -> str:
+    """Put the rest of a batch off, or give its oldest turn up; returns the id of that, or ``""``.
+
+    Args:
+        lease: the right to write for the session.
+        guard: what the failed call went through.
+        error: how it failed.
+        max_age: seconds after its acceptance that a turn is given up.
+    """
+    said = f"{type(error).__name__}: {error}"
+    head = guard.head
+    if head is not None and lease.age(head) > max_age:
+        guard.bury(head.id, "given_up", said)
+        return head.id
+    if isinstance(error, RateLimited):
+        most = guard.turns  # nothing is wrong with the batch
+    elif guard.timed_out:
+        most = max(1, guard.turns // 2)  # it may be too much for the time that there is
+    else:
+        most = 1
+    lease.postpone(wait(error, lease.tries, guard.calling), most, said)
+    return ""
+
+
+def wait(error: HonchoError, tries: int, calling: bool) -> float:
+    """Seconds until the next attempt, jittered; none where the gate knows better when that is."""
+    if isinstance(error, RateLimited) or not calling:
+        return 0.0
+    return min(RETRY_FIRST * 2.0 ** min(tries, 16), RETRY_LONGEST) * random.uniform(0.5, 1.0)
+
+
+def guard_of(app: Any, lease: SessionLease, turn: Turn) -> GatedLease:
+    """A lease behind the gate of the turn's backend. A gateway has not installed what it needs."""
+    from hermes_tasks.guard import GatedLease, gate_of
+
+    return GatedLease(lease, gate_of(app, turn.backend, turn.workspace))
 
 
 _writers: dict[int, Any] = {}

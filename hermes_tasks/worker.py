@@ -1,9 +1,13 @@
-"""What our workers add to Celery's: a check of their settings, and silence about conversations."""
+"""What our workers add to Celery's.
+
+A check of their settings, silence about conversations, and help for sessions held at the gate.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 from celery import Celery, bootsteps
@@ -11,6 +15,9 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from hermes_tasks.errors import ConfigurationError, HermesTasksError
+from hermes_tasks.gate import Policy, release_all
+from hermes_tasks.transport import run_queue
+from hermes_tasks.transport.channel import SessionChannel
 
 logger = get_logger(__name__)
 
@@ -21,6 +28,7 @@ WITHHELD = "<withheld>"
 def install(app: Celery) -> None:
     """Add our steps to the workers of an app."""
     app.steps["worker"].add(CheckSettings)
+    app.steps["consumer"].add(ReleaseHeld)
     # It says a line for every call at INFO, the level most workers run at.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -31,22 +39,41 @@ def complain(error: HermesTasksError) -> int:
     return EXIT_USAGE
 
 
+def writes_turns(app: Celery) -> bool:
+    """Whether the worker of this process consumes turns, and not only other queues of the app."""
+    return run_queue(app.settings.prefix).name in app.amqp.queues.consume_from
+
+
 class CheckSettings(bootsteps.Step):
     """A worker that cannot write says so when it starts, not at its first turn."""
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        from hermes_tasks.transport import run_queue
-
         app = parent.app
-        consumed = app.amqp.queues.consume_from
-        if run_queue(app.settings.prefix).name not in consumed:
-            return  # a worker for other queues of the app writes nothing
+        if not writes_turns(app):
+            return
         try:
             app.settings.require_honcho_url()
             import hermes_tasks.honcho.client  # noqa: F401 - says what to install if it cannot
         except ConfigurationError as error:
             raise SystemExit(complain(error)) from None
+
+
+class ReleaseHeld(bootsteps.StartStopStep):
+    """Moves sessions on that are held at a gate when nothing but time lets them go.
+
+    Every worker looks, on the thread that renews its leases, so that one of them is enough.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        app, channel = parent.app, parent.task_consumer.channel
+        if not writes_turns(app) or not isinstance(channel, SessionChannel):
+            return
+        policy = Policy.from_settings(app.settings)
+        keeper = channel.keeper
+        keeper.every_tick("release held sessions", partial(release_all, keeper.store, policy))
 
 
 class Consumer(CeleryConsumer):

@@ -4,7 +4,7 @@ Exit status, of every command:
 
 == ====================================================================================
 0  done
-1  not all turns were written: given up, out of time, or the worker ended
+1  not all turns were written (given up, out of time, the worker ended), or none are now
 2  wrong usage: an argument, a setting or a source that cannot be used
 3  the broker: Redis does not answer, refuses us, or its port or directory is in use
 4  Honcho does not answer or refuses us
@@ -19,6 +19,7 @@ from hermes_tasks.cli.config import config
 from hermes_tasks.cli.demo import demo
 from hermes_tasks.cli.group import Group
 from hermes_tasks.cli.replay import replay
+from hermes_tasks.cli.status import status
 from hermes_tasks.cli.up import up
 
 
@@ -33,12 +34,12 @@ def main() -> None:
     \b
     Exit status:
       0  done
-      1  not all turns were written
+      1  not all turns were written, or Honcho takes none now
       2  wrong usage: an argument, a setting or a source that cannot be used
       3  the broker does not answer, or refuses us
       4  Honcho does not answer, or refuses us
     """
 
 
-for command in (config, replay, up, demo):
+for command in (config, status, replay, up, demo):
     main.add_command(command)

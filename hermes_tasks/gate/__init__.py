@@ -6,7 +6,7 @@ that may not call is held: it stands in one queue, without lease and slot, until
 
 from __future__ import annotations
 
-from hermes_tasks.gate.gate import ClassStatus, Gate, GateStatus, release_all
+from hermes_tasks.gate.gate import ClassStatus, Gate, GateStatus, known_gates, release_all
 from hermes_tasks.gate.policy import Policy
 from hermes_tasks.gate.rules import Ended, Go, Hold, Release, State, Why
 
@@ -21,5 +21,6 @@ __all__ = [
     "Release",
     "State",
     "Why",
+    "known_gates",
     "release_all",
 ]

@@ -67,7 +67,7 @@ end
 if why then
   redis.call('ZREM', CALLS, call)
   redis.call('RPUSH', HELD, name)
-  redis.call('SADD', GATES, ARGV[10])
+  redis.call('ZADD', GATES, 1, ARGV[10])
   hold(name, why, now)
   tally('held')
   return {'held', why}
@@ -78,7 +78,7 @@ local allowed = probe and CEILING or deadline()
 local delay = reserve()
 local ends = now + delay + allowed
 redis.call('ZADD', CALLS, exact(ends + GRACE), call)
-tally('calls')
+if tally('calls') == 1 then redis.call('ZADD', GATES, 'NX', 0, ARGV[10]) end
 if probe then
   redis.call('HSET', GATE, 'probe_call', call, 'probe_ends', exact(ends + GRACE))
   tally('probes')

@@ -6,7 +6,7 @@
 --    2 held       list  held sessions, oldest on the left
 --    3 calls      zset  call in flight -> when it counts as lost, ms
 --    4 permits    zset  session that may come -> when that is void, ms
---    5 gates      set   names of the gates with held sessions
+--    5 gates      zset  name of every gate -> 1 while it holds sessions, else 0
 --    6, 8, 10     zset  samples of calls of up to 4, 20, 100 messages: "duration call" -> its time
 --    7, 9, 11     zset  the same samples -> their duration, ms
 -- ARGV, the LAST: the policy, its numbers in the order they are read in below.
@@ -68,7 +68,7 @@ probe_at, probe_wait = tonumber(probe_at or '0'), tonumber(probe_wait or '0')
 probe_ends, limit = tonumber(probe_ends or '0'), tonumber(limit or nil)
 cut_at, tat, pause_until = tonumber(cut_at or '0'), tonumber(tat or '0'), tonumber(pause_until or '0')
 
-local function tally(what, by) redis.call('HINCRBY', GATE, 'n_' .. what, by or 1) end
+local function tally(what, by) return redis.call('HINCRBY', GATE, 'n_' .. what, by or 1) end
 
 -- The breaker ------------------------------------------------------------------------------------
 

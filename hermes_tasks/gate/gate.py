@@ -2,13 +2,14 @@
 
 Each method is one script, and so one atomic change that all workers see; the ``.lua`` file of the
 same name gives its contract, and ``rules.py`` the same decisions in Python. Errors of Redis come
-through as :class:`redis.exceptions.RedisError`: whether to call without an answer is the caller's to decide.
+through as :class:`redis.exceptions.RedisError`: whether to call without an answer is the
+caller's to decide.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,7 @@ class GateStatus:
     """The gate as it was at one instant. Times are seconds of the Redis clock.
 
     Attributes:
+        name: of the backend and workspace.
         since: when the state began; ``None`` for a breaker that never opened.
         now: when this was read.
         epoch: number of the state.
@@ -61,6 +63,7 @@ class GateStatus:
         counters: ``calls``, ``held``, ``opened``, ``probes``, ``bypassed``, ``late``.
     """
 
+    name: str
     state: State
     since: float | None
     now: float
@@ -230,6 +233,7 @@ class Gate:
         pause_until = float(found.get("pause_until", 0))
         paused = pause_until > now_ms
         return GateStatus(
+            name=self.name,
             state=state,
             since=float(found["since"]) / 1000 if "since" in found else None,
             now=now_ms / 1000,
@@ -277,9 +281,15 @@ class Gate:
 
 def release_all(store: SessionStore, policy: Policy) -> None:
     """Resume what may come at every gate that holds sessions: a chore of every worker's keeper."""
-    names: Iterable[bytes] = store.client.smembers(store.names.gates)  # type: ignore[assignment]
-    for name in sorted(names):
+    names: Any = store.client.zrange(store.names.gates, 1, 1, byscore=True)
+    for name in names:
         Gate(store, policy, name.decode()).release()
+
+
+def known_gates(store: SessionStore, policy: Policy) -> list[Gate]:
+    """Every gate that has let a call through or holds a session, by name."""
+    names: Any = store.client.zrange(store.names.gates, 0, -1)
+    return [Gate(store, policy, name) for name in sorted(name.decode() for name in names)]
 
 
 def _script(name: str) -> Script:

@@ -9,7 +9,7 @@
 
 allow_full_memory()
 local held = redis.call('LREM', HELD, 1, ARGV[1]) == 1
-if redis.call('EXISTS', HELD) == 0 then redis.call('SREM', GATES, ARGV[3]) end
+if redis.call('EXISTS', HELD) == 0 then redis.call('ZADD', GATES, 0, ARGV[3]) end
 if not held or redis.call('HGET', SESSION, 'state') ~= 'held' then return 0 end
 if ARGV[2] == '1' then redis.call('HSET', SESSION, 'most', 1) end
 make_ready(ARGV[1])

@@ -11,6 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
@@ -29,6 +30,9 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
+Calls = Callable[[], AbstractContextManager[Call]]
+"""Opens a call that writes no messages; it is over when the block is left."""
+
 WORKSPACES_KNOWN = 256
 SESSIONS_KNOWN = 10_000
 """How many are remembered as created, the longest unused ones forgotten first."""
@@ -37,9 +41,10 @@ SESSIONS_KNOWN = 10_000
 class HonchoClient:
     """What the writer needs of one Honcho service.
 
-    Every method makes calls whose :class:`~hermes_tasks.honcho.deadline.Call` or seconds bound the
-    whole of them, and raises :class:`~hermes_tasks.errors.HonchoError` only: without conversation
-    text, saying whether the call may have been written.
+    Every request to the service is a :class:`~hermes_tasks.honcho.deadline.Call` of its own, which
+    bounds the whole of it; where a method may need several, it opens them itself. Every method
+    raises :class:`~hermes_tasks.errors.HonchoError` only, besides what opening a call raises:
+    without conversation text, saying whether the call may have been written.
 
     Args:
         base_url: address of the service, such as ``http://127.0.0.1:8000``.
@@ -85,7 +90,7 @@ class HonchoClient:
         session: str,
         peers: Mapping[str, Mapping[str, bool]],
         *,
-        seconds: float,
+        calls: Calls,
     ) -> None:
         """Create workspace, session and peers, or what is missing of them, unless this was done.
 
@@ -94,21 +99,22 @@ class HonchoClient:
             session: Honcho id.
             peers: their observation settings in this session, by Honcho id. The service keeps the
                 settings of a peer who is in the session already.
-            seconds: time of the at most two calls, together.
+            calls: opens each of the at most two calls.
         """
+        honcho = self._ensured(workspace, calls)
         known = self._sessions.get((workspace, session))
         if known is not None and known.issuperset(peers):
             return
-        honcho = self._honcho(workspace)
-        self._make(
-            Call(seconds),
-            f"creating session {session} in workspace {workspace}",
-            (workspace, session),
-            lambda: honcho.session(
-                session,
-                peers=[(peer, SessionPeerConfig(**flags)) for peer, flags in peers.items()],
-            ),
-        )
+        with calls() as call:
+            self._make(
+                call,
+                f"creating session {session} in workspace {workspace}",
+                (workspace, session),
+                lambda: honcho.session(
+                    session,
+                    peers=[(peer, SessionPeerConfig(**flags)) for peer, flags in peers.items()],
+                ),
+            )
         self._sessions.put((workspace, session), (known or frozenset()) | peers.keys())
 
     def add_messages(
@@ -132,7 +138,7 @@ class HonchoClient:
         )
 
     def held(
-        self, workspace: str, session: str, turn_ids: Collection[str], *, seconds: float
+        self, workspace: str, session: str, turn_ids: Collection[str], *, calls: Calls
     ) -> set[tuple[str, int]]:
         """Which parts of turns a session holds, as pairs of turn id and part.
 
@@ -140,17 +146,21 @@ class HonchoClient:
             workspace: Honcho id.
             session: Honcho id.
             turn_ids: the turns; each must be a valid turn id (``*`` would match everything).
-            seconds: time of each call; the service answers in pages of 50 messages.
+            calls: opens each of the calls: the service answers in pages of 50 messages.
         """
         what = f"asking session {session} for {len(turn_ids)} turns"
-        target = Session(session, self._honcho(workspace))
+        target = Session(session, self._ensured(workspace, calls))
         filters = {"metadata": {"turn_id": {"in": list(turn_ids)}}}
         name = (workspace, session)
-        page = self._make(Call(seconds), what, name, lambda: target.messages(filters=filters))
+        with calls() as call:
+            page = self._make(call, what, name, lambda: target.messages(filters=filters))
         parts: set[tuple[str, int]] = set()
         while page is not None:
             parts.update(_parts(page.items))
-            page = self._make(Call(seconds), what, name, page.get_next_page)
+            if not page.has_next_page():
+                break
+            with calls() as call:
+                page = self._make(call, what, name, page.get_next_page)
         return parts
 
     def close(self) -> None:
@@ -186,6 +196,23 @@ class HonchoClient:
         if not writes:
             failure.may_have_been_written = False
         raise failure from cause
+
+    def _ensured(self, workspace: str, calls: Calls) -> Honcho:
+        """The SDK's client of a workspace that exists.
+
+        The SDK would create it on the way, in front of the first request: a request that nobody
+        had let through, and within the time of another.
+        """
+        honcho = self._honcho(workspace)
+        if not honcho._workspace_ensured:
+            with calls() as call:
+                self._make(
+                    call,
+                    f"creating workspace {workspace}",
+                    (workspace, ""),
+                    honcho._ensure_workspace,
+                )
+        return honcho
 
     def _honcho(self, workspace: str) -> Honcho:
         """The SDK's client of a workspace; all of them share the connections."""

@@ -1,14 +1,16 @@
 """Turns into Honcho: in order, in batches, each once as far as Honcho allows.
 
 Honcho knows neither idempotency nor fences. So every message carries its turn's id and its part
-number, by which a stored one is known; an attempt that may follow another asks first; and what was
-begun is recorded, and the right to write checked, before a byte leaves (:class:`WriteGuard`).
+number, by which a stored one is known; an attempt that may follow another asks first; and each call
+is let through, what it begins recorded, and the right to write checked, before a byte leaves
+(:class:`WriteGuard`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -20,25 +22,23 @@ from hermes_tasks.turns import Turn
 CALL_LIMIT: Final = 100
 """Most messages that Honcho takes in one call."""
 
-DEADLINE: Final = 30.0
-"""Seconds that a call has in all."""
-
 TOO_LARGE: Final = 413
 """Status of a proxy that takes smaller requests only."""
 
 
 class WriteGuard(Protocol):
-    """The right to write for a session, and the record of what was written.
+    """The right to call Honcho for a session, and the record of what was written.
 
-    :class:`~hermes_tasks.transport.lease.SessionLease` is one. Every method may raise
-    :class:`~hermes_tasks.errors.LeaseLost`: then nothing more is sent.
+    :class:`~hermes_tasks.guard.GatedLease` is one. Every method may raise
+    :class:`~hermes_tasks.errors.LeaseLost`, and ``call`` also
+    :class:`~hermes_tasks.errors.SessionHeld`: then nothing more is sent.
     """
 
-    def begin(self, seconds: float, ids: Iterable[str] | None = None, /) -> None:
-        """A call that writes these turns is about to be made, at most ``seconds`` long."""
+    def call(self, messages: int = 0, ids: Iterable[str] = (), /) -> AbstractContextManager[Call]:
+        """Open a call: the last step before its first byte. It is over when the block is left.
 
-    def check(self) -> None:
-        """The first byte of the call is about to leave."""
+        ``messages``: how many it carries, of the turns ``ids``; none for one that writes nothing.
+        """
 
     def commit(self, ids: Iterable[str], /) -> None:
         """These turns are stored, all their parts."""
@@ -88,12 +88,10 @@ class Writer:
 
     Args:
         client: the service.
-        deadline: seconds that each call has in all.
     """
 
-    def __init__(self, client: HonchoClient, deadline: float = DEADLINE) -> None:
+    def __init__(self, client: HonchoClient) -> None:
         self._client = client
-        self._deadline = deadline
 
     def write(self, turns: Sequence[Turn], guard: WriteGuard, *, ask: bool) -> WriteReport:
         """Write turns of one session, in their order, and settle each of them with the guard.
@@ -110,14 +108,14 @@ class Writer:
         Raises:
             HonchoError: a call failed in a way that may pass. What was settled before it stays
                 settled; ``may_have_been_written`` says what may have become of the call.
-            LeaseLost: the guard forbade to go on; nothing was sent after that.
+            LeaseLost, SessionHeld: the guard forbade to go on; nothing was sent after that.
         """
         dead: list[str] = []
         written = found = 0
         rest = [_Rest(turn, range(turn.size)) for turn in turns]
         batches: deque[list[_Rest]] = deque()
         try:
-            rest = self._without_held(rest, ask)
+            rest = self._without_held(rest, guard, ask)
             batches.extend(_batches([entry for entry in rest if entry.parts]))
             held = [entry.turn.turn_id for entry in rest if not entry.parts]
             if held:
@@ -149,7 +147,7 @@ class Writer:
                 dead.append(entry.turn.turn_id)
         return WriteReport(written, found, tuple(dead))
 
-    def _without_held(self, rest: list[_Rest], ask: bool) -> list[_Rest]:
+    def _without_held(self, rest: list[_Rest], guard: WriteGuard, ask: bool) -> list[_Rest]:
         """What is left of turns when their session is asked what it holds of them."""
         asked = [entry.turn for entry in rest if ask or entry.turn.ask]
         if not asked:
@@ -158,7 +156,7 @@ class Writer:
             asked[0].workspace,
             asked[0].session,
             [turn.turn_id for turn in asked],
-            seconds=self._deadline,
+            calls=guard.call,
         )
         return [
             _Rest(entry.turn, [n for n in entry.parts if (entry.turn.turn_id, n) not in held])
@@ -170,20 +168,17 @@ class Writer:
         workspace, session = batch[0].turn.workspace, batch[0].turn.session
         ids = [entry.turn.turn_id for entry in batch]
         messages = [message for entry in batch for message in entry.messages()]
-        # Before `begin`: the time until the first byte leaves is short, and creating may be slow.
-        self._client.ensure(workspace, session, _peers(batch), seconds=self._deadline)
+        self._client.ensure(workspace, session, _peers(batch), calls=guard.call)
         size = CALL_LIMIT
         while messages:
-            # Made before `begin`, so that the recorded latest end is never too early.
-            call = Call(self._deadline, guard.check)
-            guard.begin(self._deadline, ids)
+            part = messages[:size]
             try:
-                self._client.add_messages(workspace, session, messages[:size], call=call)
+                with guard.call(len(part), ids) as call:
+                    self._client.add_messages(workspace, session, part, call=call)
             except Refused as error:
-                sent = min(size, len(messages))
-                if error.status != TOO_LARGE or len(batch) > 1 or sent == 1:
+                if error.status != TOO_LARGE or len(batch) > 1 or len(part) == 1:
                     raise
-                size = sent // 2
+                size = len(part) // 2
             else:
                 del messages[:size]
 

@@ -107,7 +107,7 @@ class Names:
 
     @cached_property
     def gates(self) -> str:
-        """The set of gates that hold sessions."""
+        """Every gate, and which of them hold sessions."""
         return self.key("gates")
 
     @lru_cache(maxsize=256)  # noqa: B019 - as above

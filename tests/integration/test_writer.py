@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -26,12 +27,12 @@ from hermes_tasks.errors import (
     Unauthorised,
     Unreachable,
 )
+from hermes_tasks.guard import GatedLease
 from hermes_tasks.honcho.client import HonchoClient
 from hermes_tasks.honcho.deadline import Call, DeadlineTransport
 from hermes_tasks.honcho.writer import WriteGuard, Writer, WriteReport
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.waiting import wait_until
-from hermes_tasks.transport import SessionLease
 from hermes_tasks.turns import Turn
 
 pytestmark = pytest.mark.honcho
@@ -48,13 +49,14 @@ class Guard:
         self.committed: list[str] = []
         self.buried: dict[str, tuple[str, str]] = {}
         self.lost_at: str | None = None
+        self.seconds = 5.0
 
-    def begin(self, seconds: float, ids: Iterable[str] | None = None) -> None:
-        self._step("begin")
-        self.begun.append(tuple(ids or ()))
-
-    def check(self) -> None:
-        self._step("check")
+    @contextmanager
+    def call(self, messages: int = 0, ids: Iterable[str] = ()) -> Iterator[Call]:
+        self._step("call")
+        if messages:
+            self.begun.append(tuple(ids))
+        yield Call(self.seconds, lambda: self._step("check"))
 
     def commit(self, ids: Iterable[str]) -> None:
         self._step("commit")
@@ -69,7 +71,7 @@ class Guard:
             raise LeaseLost("the lease is over")
 
 
-def _a_lease_is_a_guard(lease: SessionLease) -> WriteGuard:
+def _a_gated_lease_is_a_guard(lease: GatedLease) -> WriteGuard:
     """Checked by mypy."""
     return lease
 
@@ -109,7 +111,7 @@ def client(server: HonchoServer, connect: Connect) -> HonchoClient:
 
 @pytest.fixture
 def writer(client: HonchoClient) -> Writer:
-    return Writer(client, deadline=5.0)
+    return Writer(client)
 
 
 @pytest.fixture
@@ -328,7 +330,7 @@ def test_whatever_happens_on_the_way_every_turn_is_stored_once_and_in_order(
 # -- the right to write -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["begin", "check"])
+@pytest.mark.parametrize("step", ["call", "check"])
 def test_without_the_lease_nothing_is_sent(
     server: HonchoServer, writer: Writer, guard: Guard, step: str
 ) -> None:
@@ -517,7 +519,8 @@ def test_a_stalled_call_ends_at_its_deadline(
 ) -> None:
     server.control(stall=1.5, after=after)
     began = time.monotonic()
-    error = fail(Writer(client, deadline=0.3), [turn("a")], guard, DeadlineExceeded)
+    guard.seconds = 0.3
+    error = fail(Writer(client), [turn("a")], guard, DeadlineExceeded)
     assert time.monotonic() - began < 1.3
     assert error.may_have_been_written
     assert "0.3 s" in str(error)
@@ -530,7 +533,8 @@ def test_a_dripping_server_does_not_hold_a_call_beyond_its_deadline(
 ) -> None:
     server.control(drip=0.05)
     began = time.monotonic()
-    error = fail(Writer(client, deadline=0.5), [turn("a")], guard, DeadlineExceeded)
+    guard.seconds = 0.5
+    error = fail(Writer(client), [turn("a")], guard, DeadlineExceeded)
     assert time.monotonic() - began < 5.0  # to its end the answer takes longer than 10 s
     assert error.may_have_been_written
 
@@ -541,7 +545,8 @@ def test_a_call_that_is_given_up_is_taken_back_from_a_server_that_has_not_read_i
     Writer(client).write([turn("before")], guard, ask=False)
     server.pause()
     try:
-        fail(Writer(client, deadline=0.3), [turn("taken-back")], guard, DeadlineExceeded)
+        guard.seconds = 0.3
+        fail(Writer(client), [turn("taken-back")], guard, DeadlineExceeded)
     finally:
         server.resume()
     Writer(client).write([turn("after")], guard, ask=False)
@@ -634,11 +639,11 @@ def test_a_proxy_of_the_environment_is_used(
 ) -> None:
     monkeypatch.setenv("http_proxy", server.url)
     # The stand-in takes absolute request targets, as a proxy is sent them, for its own.
-    connect("http://honcho.invalid:8000").ensure("w", "s", {}, seconds=5)
+    connect("http://honcho.invalid:8000").ensure("w", "s", {}, calls=Guard().call)
     assert server.stats()["calls"] == {"workspaces": 1, "sessions": 1}
     monkeypatch.setenv("no_proxy", "honcho.invalid")
     with pytest.raises(Unreachable, match="no connection"):
-        connect("http://honcho.invalid:8000").ensure("w", "s", {}, seconds=5)
+        connect("http://honcho.invalid:8000").ensure("w", "s", {}, calls=Guard().call)
 
 
 def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
@@ -646,7 +651,7 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
 ) -> None:
     monkeypatch.setenv("http_proxy", f"gopher://user:{SECRET}@proxy")
     with pytest.raises(ConfigurationError, match="HTTP_PROXY") as caught:
-        connect("http://honcho.test").ensure("w", "s", {}, seconds=5)
+        connect("http://honcho.test").ensure("w", "s", {}, calls=Guard().call)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
@@ -687,7 +692,7 @@ def test_a_forked_child_opens_connections_of_its_own(
 
 
 def test_refused_is_what_remains(server: HonchoServer, client: HonchoClient) -> None:
-    client.ensure("w", "s", {}, seconds=5)
+    client.ensure("w", "s", {}, calls=Guard().call)
     server.control(fail=418)
     with pytest.raises(Refused) as caught:
         client.add_messages("w", "s", list(said(SECRET)), call=Call(5.0))

@@ -1,0 +1,189 @@
+"""A session's lease behind the gate: the right to call Honcho now, and what became of the call.
+
+Here the queue, the gate and the writing side meet; none of them knows the others. The gate
+protects, it never blocks: when Redis does not answer it in time, the call goes ahead on the lease
+alone, with the deadline of a gate that knows nothing, and is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from hermes_tasks.errors import (
+    DeadlineExceeded,
+    HonchoError,
+    LeaseLost,
+    Overloaded,
+    RateLimited,
+    SessionHeld,
+    Unreachable,
+)
+from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, State
+from hermes_tasks.honcho.deadline import Call
+from hermes_tasks.transport import BatchMessage, SessionLease, SessionStore
+from hermes_tasks.transport.keeper import private_store
+
+logger = logging.getLogger(__name__)
+
+#: Seconds within which Redis must answer the gate, or the call goes ahead without it.
+GATE_TIMEOUT = 0.25
+
+
+class GatedLease:
+    """The right to call Honcho for one batch. A :class:`~hermes_tasks.honcho.writer.WriteGuard`.
+
+    Args:
+        lease: the right to write for the session.
+        gate: decides when a call may start, and how long it may take.
+
+    Attributes:
+        lease: the right to write for the session.
+        turns: how many turns the latest call was to write.
+        timed_out: the latest call was cut at its deadline, and that was the longest there is.
+        calling: whether calls are made at all, as far as the latest report knows.
+    """
+
+    def __init__(self, lease: SessionLease, gate: Gate) -> None:
+        self.lease = lease
+        self._gate = gate
+        self._settled: set[str] = set()
+        self.turns = len(lease.messages)
+        self.timed_out = False
+        self.calling = True
+
+    @property
+    def head(self) -> BatchMessage | None:
+        """The oldest message that is not settled, or ``None``."""
+        return next((m for m in self.lease.messages if m.id not in self._settled), None)
+
+    @contextmanager
+    def call(self, messages: int = 0, ids: Iterable[str] = ()) -> Iterator[Call]:
+        """Open a call: the last step before its first byte. It is over when the block is left.
+
+        Args:
+            messages: how many it carries; none for one that writes nothing.
+            ids: the turns they are of.
+
+        Raises:
+            LeaseLost: another worker may have the session.
+            SessionHeld: the gate took the session; nothing was sent.
+        """
+        ids = list(ids)
+        # Before Redis notes the call's latest end: it must not be earlier than the call's own.
+        began = time.monotonic()
+        go = self._admit(messages, ids)
+        self.turns, self.timed_out = len(ids) or len(self.lease.messages), False
+        if go is None:
+            seconds, delay = self._gate.policy.default, 0.0
+        else:
+            seconds, delay = go.deadline / 1000, go.delay / 1000
+        call = Call(seconds, self.lease.check, messages=messages, began=began + delay)
+        if delay:
+            time.sleep(delay)
+        failure: BaseException | None = None
+        started = time.monotonic()
+        try:
+            yield call
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            took = time.monotonic() - started
+            self.timed_out = (
+                isinstance(failure, DeadlineExceeded) and seconds >= self._gate.policy.ceiling
+            )
+            if go is not None:
+                self._report(go, call, failure, took)
+
+    def commit(self, ids: Iterable[str]) -> None:
+        """These turns are stored, all their parts."""
+        ids = list(ids)
+        self.lease.commit(ids)
+        self._settled.update(ids)
+
+    def bury(self, turn_id: str, reason: str, detail: str) -> None:
+        """This turn will never be taken."""
+        self.lease.bury(turn_id, reason, detail)
+        self._settled.add(turn_id)
+
+    def _admit(self, messages: int, ids: list[str]) -> Go | None:
+        """``None``: the gate did not answer, and the lease holds."""
+        lease, at, name = self.lease, SessionLease.now(), self._gate.name
+        bypassed = _bypassed.pop(name, 0)
+        try:
+            answer = self._gate.admit(
+                lease.session,
+                lease.token,
+                lease.numbers(ids),
+                uuid.uuid4().hex,
+                messages,
+                bypassed=bypassed,
+            )
+        except RedisError as error:
+            logger.debug("The gate does not answer (%s): going ahead", type(error).__name__)
+            _bypassed[name] = bypassed + 1
+            # If it did let the call through, or held the session, and only the answer was lost,
+            # this is the same intent once more, or a lease that is over.
+            lease.begin(self._gate.policy.default, ids or None)
+            return None
+        if answer is None:
+            raise LeaseLost(f"the lease on session {lease.session} is over; another worker has it")
+        if isinstance(answer, Hold):
+            raise SessionHeld(f"session {lease.session} is held: {answer.why}")
+        lease.began(at + answer.delay / 1000)
+        return answer
+
+    def _report(self, go: Go, call: Call, failure: BaseException | None, took: float) -> None:
+        retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
+        try:
+            state = self._gate.report(go, ended(failure, call), took, retry_after)
+        except RedisError as error:
+            logger.debug("The gate does not hear how a call ended (%s)", type(error).__name__)
+        else:
+            self.calling = state is State.CLOSED
+
+
+def ended(failure: BaseException | None, call: Call) -> Ended:
+    """How a call ended, as the gate counts it: what it says of the backend."""
+    if failure is None:
+        return Ended.OK
+    if isinstance(failure, RateLimited):
+        return Ended.LIMITED
+    if isinstance(failure, DeadlineExceeded):
+        return Ended.TIMEOUT
+    if isinstance(failure, Unreachable):
+        return Ended.FAILED
+    if isinstance(failure, Overloaded):
+        # 408, 409 and 425 pass as well, but it is the backend that gives them.
+        return Ended.FAILED if (failure.status or 0) >= 500 else Ended.REFUSED
+    if isinstance(failure, HonchoError) and failure.status is not None:
+        return Ended.REFUSED
+    if not call.sent:
+        return Ended.UNSENT
+    # An answer that is not one of Honcho, or a task that was stopped in the middle of its call.
+    return Ended.FAILED if isinstance(failure, HonchoError) else Ended.TIMEOUT
+
+
+#: Calls this process made without its gate, until that can be told.
+_bypassed: dict[str, int] = {}
+
+_stores: dict[tuple[int, int], SessionStore] = {}
+
+
+def gate_of(app: Any, backend: str, workspace: str) -> Gate:
+    """The gate of a backend, with connections of this process that do not wait for Redis."""
+    key = (os.getpid(), id(app))
+    store = _stores.get(key)
+    if store is None:
+        store = _stores.setdefault(
+            key, private_store(app.connection_for_write(), timeout=GATE_TIMEOUT)
+        )
+    return Gate(store, Policy.from_settings(app.settings), f"{backend}:{workspace}")
