@@ -62,7 +62,7 @@ class Keeper:
         self.store = store
         self._held: dict[str, Holding] = {}
         self._mutex = threading.Lock()
-        self._wanted = threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._warned: dict[str, float] = {}
         self._chores: dict[str, Callable[[], object]] = {}
@@ -77,6 +77,12 @@ class Keeper:
                     target=self._run, name="session-keeper", daemon=True
                 )
                 self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, and wait for it. A worker never does: its leases hang on it."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def add(self, claim: Claimed, *, settles: bool) -> None:
         """Hold a claim. ``settles``: its acknowledgement settles the message."""
@@ -132,7 +138,7 @@ class Keeper:
     def _run(self) -> None:
         renew_every = self.store.options.lease / 3
         renewed = time.monotonic()
-        while not self._wanted.wait(TICK):
+        while not self._stopped.wait(TICK):
             self._guarded("finish claims", self._finish_late)
             self._guarded("rescue sessions", self._rescue)
             if time.monotonic() - renewed >= renew_every:

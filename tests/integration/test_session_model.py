@@ -537,7 +537,8 @@ class Model:
             self._bury(name, session.inflight.pop(0), "attempts")
             session.forget_head()
             self._resolve_intent(session)
-            self._move_on(name)
+            # What is in flight was due once, whatever the clock says now.
+            self._make_ready(name) if session.inflight else self._move_on(name)
             return "dead"
         if lapsed:
             return self._make_ready(name)

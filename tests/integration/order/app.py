@@ -9,7 +9,7 @@ import json
 import os
 import time
 from hashlib import blake2s
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery, shared_task
 from celery.exceptions import Ignore
@@ -79,7 +79,8 @@ def write(
     """Write a turn, and those batched behind it, exactly once.
 
     Args:
-        fail: the share of attempts that fail, half of them after the write.
+        fail: the share of attempts that fail, half of them after the write. Turns with an even
+            number are postponed then, the others published again.
         work: seconds spent before the write and again after it.
         gate: where to wait between ``begin`` and the write, on a first attempt.
         hold: where to wait before ``begin``.
@@ -94,12 +95,13 @@ def write(
             numbers = [n for n in numbers if n not in journal.log(session)]
     else:
         numbers, again = [message.args[1] for message in lease.messages], lease.again
-    luck = _luck(session, number, self.request.retries)
+    luck = _luck(session, number, self.request.retries + (lease.tries if lease else 0))
     if luck < fail / 2:
-        raise self.retry(countdown=0.05 + luck)
+        _try_later(self, lease, number, 0.05 + luck)
     if lease is not None:
         if any(message.kwargs.get("poison") for message in lease.messages):
-            journal.note(f"poisoned:{session}")
+            times = journal.note(f"poisoned:{session}")
+            lease.note(f"poisoned for the {times}. time")
             raise ValueError("cannot be written")
         if hold is not None:
             journal.wait_at(hold)
@@ -122,13 +124,24 @@ def write(
         journal.append(session, numbers)
     time.sleep(work)
     if fail / 2 <= luck < fail:
-        raise self.retry(countdown=luck)
+        _try_later(self, lease, number, luck)
     if lease is not None:
         try:
             lease.commit([message.id for message in lease.messages])
         except LeaseLost:
             journal.note(f"late:{session}")
             raise Ignore from None
+
+
+def _try_later(task: Any, lease: SessionLease | None, number: int, seconds: float) -> NoReturn:
+    """End the attempt, in either way that keeps the turn's place."""
+    if lease is None or number % 2:
+        raise task.retry(countdown=seconds)
+    try:
+        lease.postpone(seconds, 2, "out of luck")
+    except LeaseLost:
+        task.app.journal.note(f"late:{lease.session}")
+    raise Ignore
 
 
 def _luck(*what: object) -> float:

@@ -33,6 +33,10 @@ def store_of(app: Celery) -> Iterator[SessionStore]:
             store.client.connection_pool.disconnect()
 
 
+#: What is remembered of an idle session.
+REMEMBERED = {b"accepted", b"settled", b"epoch", b"suspect", b"senders"}
+
+
 class Load:
     """The turns of one test: sessions of its own, numbered turns in each.
 
@@ -158,7 +162,7 @@ class Load:
 
 
 def check_quiet(store: SessionStore) -> None:
-    """Nothing is leased, sleeping or ready, and of the sessions only remembered hashes are left."""
+    """No session is ready, leased, sleeping or held; only hashes are left, which are remembered."""
     client, names = store.client, store.names
     # The entries of sessions that were queued twice are popped by whoever is free.
     wait_until(lambda: client.llen(names.run) == 0, 5.0, "the run queue to be empty")
@@ -168,8 +172,11 @@ def check_quiet(store: SessionStore) -> None:
     base = names.key("session", "")
     for key in client.scan_iter(match=f"{base}*", count=1000):
         assert client.type(key) == b"hash", f"{key!r} is left over"
+        # One that is held is in none of the sets above, but in a list of whoever holds it.
+        assert client.hget(key, "state") is None, f"{key!r} is stuck"
         assert client.ttl(key) > 0, f"{key!r} stays for ever"
-        assert client.hget(key, "state") is None
+        assert set(client.hkeys(key)) <= REMEMBERED, f"{key!r} keeps what is over"
+    assert client.smembers(names.gates) == set(), "a gate holds sessions that are done"
     assert list(client.scan_iter(match=f"*{names.queue_prefix}*", count=1000)) == []
     for bindings in client.scan_iter(match="_kombu.binding.*", count=1000):
         assert names.queue_prefix not in str(client.smembers(bindings))

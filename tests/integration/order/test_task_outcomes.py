@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,15 @@ def reasons(store: SessionStore, load: Load) -> dict[str, str]:
     return {d["id"]: d["reason"] for d in store.dead_letters() if d["session"] in load.sessions}
 
 
+def told(fleet: Fleet, id: str) -> list[list[str]]:
+    """The traces in the logs of a turn that was given up, each by its lines."""
+    found = re.findall(
+        rf"ERROR/\w+\] Message {re.escape(id)} of session \S+ is a dead letter\n((?:  .*\n)*)",
+        fleet.log(),
+    )
+    return [[line.strip() for line in trace.splitlines()] for trace in found]
+
+
 def test_a_turn_that_always_fails_is_given_up_after_five_attempts_and_takes_no_other_with_it(
     fleet: Fleet, load: Callable[..., Load], store: SessionStore
 ) -> None:
@@ -32,6 +42,14 @@ def test_a_turn_that_always_fails_is_given_up_after_five_attempts_and_takes_no_o
     assert reasons(store, turns) == {turns.id(*turn): "attempts" for turn in poisoned}
     first = turns.sessions[0]  # its poisoned turn was a head from the beginning
     assert turns.journal.noted(f"poisoned:{first}") == 5
+    wait_until(lambda: told(fleet, turns.id(first, 0)), 5.0, "somebody to say so")
+    (said,) = told(fleet, turns.id(first, 0))
+    assert [line.split(" ", 1)[1] for line in said] == [
+        f"poisoned for the {number}. time" for number in range(1, 6)
+    ]
+    log = fleet.log()
+    cause = log.index(": poisoned for the 1. time\n\nThe above exception was the direct cause")
+    assert ": poisoned for the 5. time" in log[cause:]
 
 
 @pytest.mark.parametrize("task", ["order.write", "order.note"])
@@ -118,3 +136,15 @@ def test_a_retry_keeps_its_place(fleet: Fleet, load: Callable[..., Load]) -> Non
             turns.send(session, number, "order.note", retry=0.3 if number == 2 else 0.0)
     turns.check()
     assert all(turns.journal.noted(f"first:{session}") == 1 for session in turns.sessions)
+
+
+def test_a_postponed_turn_keeps_its_place_and_nobody_hears_of_it(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    turns = load(sessions=8, turns=6)
+    before = store.counters().get("postponed", 0)
+    turns.publish(fail=0.6)
+    turns.check()
+    assert store.counters()["postponed"] > before
+    loud = re.findall(r"(?:WARNING|ERROR|CRITICAL)/.*", fleet.log())
+    assert not [line for line in loud if any(session in line for session in turns.sessions)]
