@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import signal
 import socket
 import subprocess
@@ -26,7 +25,22 @@ from hermes_tasks.honcho.deadline import Call, DeadlineTransport, current
 from hermes_tasks.honcho.failures import translate
 from hermes_tasks.honcho.watchdogs import Watchdogs
 from hermes_tasks.testing.honcho import HonchoServer
+from hermes_tasks.testing.server_config import Tls
 from hermes_tasks.testing.workers import clean_environment
+from tests.integration.raw_server import (
+    HEADERS,
+    Connection,
+    RawServer,
+    Script,
+    deaf,
+    dripping,
+    late,
+    silent,
+    stalling,
+    tls,
+    tunnel,
+    well,
+)
 
 pytestmark = pytest.mark.honcho
 
@@ -35,146 +49,6 @@ SLACK = 1.0
 
 LONG = 30.0
 """Seconds that no test gets to."""
-
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
-
-Script = Callable[["Connection"], None]
-
-
-class Connection:
-    """The server's end of a connection; what it waits for ends with the test, if nothing else."""
-
-    def __init__(self, sock: socket.socket, over: threading.Event) -> None:
-        self.sock = sock
-        self.over = over
-
-    def wait_for_end(self) -> None:
-        """Say nothing more; take what comes until the client goes."""
-        while self.sock.recv(65_536):
-            pass
-
-    def request(self) -> bytes:
-        """Read a request, its body too; empty when the client has gone."""
-        head = b""
-        while b"\r\n\r\n" not in head:
-            received = self.sock.recv(65_536)
-            if not received:
-                return b""
-            head += received
-        head, _, body = head.partition(b"\r\n\r\n")
-        size = next(
-            (int(line[15:]) for line in head.split(b"\r\n") if line[:15] == b"Content-Length:"), 0
-        )
-        while len(body) < size:
-            body += self.sock.recv(65_536)
-        return head
-
-
-def silent(connection: Connection) -> None:
-    """Take requests and say nothing."""
-    connection.wait_for_end()
-
-
-def deaf(connection: Connection) -> None:
-    """Read nothing, for as long as the test lasts."""
-    connection.over.wait()
-
-
-def well(connection: Connection) -> None:
-    """Answer everything at once."""
-    while connection.request():
-        connection.sock.sendall(ANSWER)
-
-
-def late(seconds: float) -> Script:
-    """Answer everything, after so many seconds."""
-
-    def script(connection: Connection) -> None:
-        while connection.request() and not connection.over.wait(seconds):
-            connection.sock.sendall(ANSWER)
-
-    return script
-
-
-def stalling(said: bytes) -> Script:
-    """Say so much of an answer, and then nothing."""
-
-    def script(connection: Connection) -> None:
-        connection.request()
-        connection.sock.sendall(said)
-        connection.wait_for_end()
-
-    return script
-
-
-def dripping(interval: float) -> Script:
-    """Answer byte by byte."""
-
-    def script(connection: Connection) -> None:
-        connection.request()
-        for byte in HEADERS + bytes(1000):
-            connection.sock.sendall(bytes([byte]))
-            connection.over.wait(interval)
-
-    return script
-
-
-class RawServer:
-    """A TCP server: each connection follows the next of its scripts, the last one all others.
-
-    Attributes:
-        port: where it listens, on ``host``.
-        ends: how each connection ended: ``reset`` or ``closed`` by the client.
-        accepted: how many connections there were.
-    """
-
-    def __init__(self, *scripts: Script, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._scripts = list(scripts)
-        self._over = threading.Event()
-        self._listener = socket.create_server((host, port))
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._sockets: list[socket.socket] = []
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://{host}:{self.port}"
-        self.ends: queue.Queue[str] = queue.Queue()
-        self.accepted = 0
-        self._threads[0].start()
-
-    def close(self) -> None:
-        self._over.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._threads[0].join()
-        for sock in self._sockets:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is down already
-        for thread in self._threads[1:]:
-            thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self._over.is_set():
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            script = self._scripts[min(self.accepted, len(self._scripts) - 1)]
-            self.accepted += 1
-            self._sockets.append(sock)
-            self._threads.append(threading.Thread(target=self._serve, args=(sock, script)))
-            self._threads[-1].start()
-
-    def _serve(self, sock: socket.socket, script: Script) -> None:
-        with sock:
-            try:
-                script(Connection(sock, self._over))
-            except (ConnectionResetError, BrokenPipeError):
-                self.ends.put("reset")
-            else:
-                self.ends.put("closed")
-
 
 Serve = Callable[..., RawServer]
 
@@ -396,17 +270,51 @@ def test_tls_has_what_the_addresses_left_it(
         assert service.took < 1.15  # half of it was gone when TLS began
 
 
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["tunnel", "tls"])
+@pytest.mark.parametrize("script", [silent, tunnel(deaf)], ids=["tunnel", "tls"])
 def test_a_proxy_whose_tunnel_does_not_open_is_part_of_connecting(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, said: bytes
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, script: Script
 ) -> None:
-    monkeypatch.setenv("https_proxy", serve(stalling(said)).url)
+    monkeypatch.setenv("https_proxy", serve(script).url)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     service = connect("https://honcho.invalid", connect=0.2, first_byte=0.1, idle=0.1)
     call = Call(LONG)
     service.fail("no connection within 0.2 s", Unreachable, call, at=0.2)
     assert not call.sent
+
+
+@pytest.mark.parametrize("proxy", [False, True], ids=["direct", "proxy"])
+def test_in_tls_the_phases_are_those_of_the_request(
+    serve: Serve,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    tls_files: Tls,
+    proxy: bool,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls_files.authority))
+    scripts = [tls(tls_files, silent), tls(tls_files, well)]
+    if proxy:
+        scripts = [tunnel(script) for script in scripts]
+    server = serve(*scripts)
+    if proxy:
+        monkeypatch.setenv("https_proxy", server.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+    url = f"https://127.0.0.1:{1 if proxy else server.port}"
+    service = connect(url, connect=5.0, first_byte=0.2)
+    checked: list[bool] = []
+    service.fail(
+        "no first byte within 0.2 s",
+        DeadlineExceeded,
+        Call(LONG, lambda: checked.append(True)),
+        0.2,
+    )
+    assert server.ends.get(timeout=5) == "reset"
+    for _ in range(3):
+        assert service.send(Call(LONG, lambda: checked.append(True))) == b"{}"
+    assert len(checked) == 4  # once for each request, whatever a tunnel takes
+    assert server.accepted == 2
+    assert service.open == 1
 
 
 def test_a_refused_connection_is_said_at_once(connect: Connect) -> None:
