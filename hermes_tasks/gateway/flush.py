@@ -144,6 +144,8 @@ def _obstacle(progress: Progress, unsettled: int) -> _Obstacle:
             f"an attempt to write failed and the next is at {until}",
             max(0.0, wake - time.time()),
         )
+    if progress.state == "held":
+        return _Obstacle(waiting, "Honcho is not called at the moment, or others go first")
     if progress.state == "leased":
         return _Obstacle(waiting, "a worker is writing")
     return _Obstacle(waiting, "no worker has taken them yet")

@@ -33,6 +33,12 @@ Every state change is one Lua script on Redis time, beside this file, with its c
   decode, a time limit, a lost pool process), and **complete** looks at what is left in flight:
   nothing, so the next head is promoted; something but progress was made, so ready at once;
   otherwise a failed attempt, that waits and comes again, and after five is a dead letter.
+* **postpone** lets a session sleep in Redis for as long as its task says, with no attempt counted:
+  what failed was not the message's fault. **note** adds to the trace of the head, which is
+  forgotten when the head is settled, and told, once, when it is given up.
+* **A session can be held** by whoever lets tasks go on only one by one: it is in no queue of this
+  transport then, without a lease, and accepts messages. ``hold`` and ``make_ready`` of
+  ``common.lua`` are for scripts of theirs.
 * Tasks that do not commit are settled by their acknowledgement, as everywhere in Celery.
 * **Late acknowledgement** is required: an early one comes before the task runs.
 * **The keeper** (:mod:`.keeper`), a thread of the worker's main process, renews leases and rescues
