@@ -385,6 +385,17 @@ def test_a_call_whose_time_is_over_sends_nothing(serve: Serve, connect: Connect)
     assert server.ends.get(timeout=5) == "reset"
 
 
+def test_each_request_of_a_call_is_checked_when_its_first_byte_leaves(
+    serve: Serve, connect: Connect
+) -> None:
+    service = connect(serve(well).url)
+    checked: list[bool] = []
+    call = Call(LONG, lambda: checked.append(call.sent))
+    for _ in range(2):
+        service.send(call, bytes(100_000))
+    assert checked == [False, True]
+
+
 def test_a_setting_above_the_ceiling_is_cut_to_it_and_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
