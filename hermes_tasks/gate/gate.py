@@ -8,6 +8,7 @@ caller's to decide.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from hermes_tasks.gate.policy import Policy
 from hermes_tasks.gate.rules import CLASSES, Ended, Go, Hold, Release, State, Why
 from hermes_tasks.transport.scripts import Script, script_of
 from hermes_tasks.transport.sessions import SessionStore
+
+logger = logging.getLogger(__name__)
 
 #: Scripts that work on a session as well as on the gate.
 _ON_SESSION = frozenset({"admit", "resume"})
@@ -168,28 +171,31 @@ class Gate:
         Returns:
             The breaker's state after that.
         """
-        state, release = self._released(
-            self._run(
-                "report",
-                go.call,
-                go.epoch,
-                go.size_class,
-                ended.value,
-                repr(seconds * 1000),
-                repr(go.deadline),
-                -1 if retry_after is None else repr(retry_after * 1000),
-                why,
-                self.jitter(),
-            )
+        state, news, *released = self._run(
+            "report",
+            go.call,
+            go.epoch,
+            go.size_class,
+            ended.value,
+            repr(seconds * 1000),
+            repr(go.deadline),
+            -1 if retry_after is None else repr(retry_after * 1000),
+            why,
+            self.jitter(),
         )
-        self.resume(release)
-        return state
+        # Whichever worker's call it was says it, once for the whole deployment.
+        if news == b"opened":
+            logger.warning("%s does not answer: no more calls until a probe succeeds", self.name)
+        elif news == b"closed":
+            logger.warning("%s answers again: held sessions go on", self.name)
+        self.resume(_release(released))
+        return State(state.decode())
 
     def release(self) -> State:
         """Resume the held sessions that may come now: what the timer does."""
-        state, release = self._released(self._run("release", self.jitter()))
-        self.resume(release)
-        return state
+        state, *released = self._run("release", self.jitter())
+        self.resume(_release(released))
+        return State(state.decode())
 
     def resume(self, release: Release) -> int:
         """Queue released sessions for a worker again, in one round trip; returns how many were.
@@ -266,17 +272,16 @@ class Gate:
             deadline = min(max(policy.headroom * p95, policy.floor), policy.ceiling)
         return ClassStatus(most, deadline, p95, samples, raised)
 
-    @staticmethod
-    def _released(answer: Sequence[Any]) -> tuple[State, Release]:
-        state, probe, *sessions = answer
-        names = tuple(session.decode() for session in sessions)
-        return State(state.decode()), Release(bool(probe), names)
-
     def _run(self, name: str, *arguments: Any, session: str | None = None) -> Any:
         keys = self._keys
         if session is not None:
             keys = (*self.store.names.session(session), *keys)
         return _script(name)(self.store.client, keys, (*arguments, self._policy))
+
+
+def _release(answer: Sequence[Any]) -> Release:
+    probe, *sessions = answer
+    return Release(bool(probe), tuple(session.decode() for session in sessions))
 
 
 def release_all(store: SessionStore, policy: Policy) -> None:

@@ -4,7 +4,8 @@
 -- ARGV  1 call id  2 its epoch  3 its size class (0: its duration is no sample)  4 how it ended
 --       5 duration, ms  6 the deadline it had, ms  7 Retry-After, ms (-1: none)
 --       8 why the backend limits, for people  9 a random number in [0, 1)  10 the policy
--- Returns {state, 1 for a probe, sessions to resume…}
+-- Returns {state, what it has done to the breaker: 'opened', 'closed' or '', 1 for a probe,
+--   sessions to resume…}
 --
 -- It ended one of
 --   ok, refused   the backend is well: a 4xx says so too
@@ -20,6 +21,7 @@ local class, duration, allowed = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(
 local measured = duration >= 0   -- NaN is not, nor is a negative number
 
 roll(jitter)
+local was, news = state, ''
 local known = redis.call('ZREM', CALLS, call) == 1
 
 local function raise(which) redis.call('HSET', GATE, 'raised:' .. which, RAISED_CALLS) end
@@ -129,5 +131,10 @@ elseif ended == 'unsent' then
 else
   move()
 end
+if was == 'closed' and state == 'open' then
+  news = 'opened'
+elseif was ~= 'closed' and state == 'closed' then
+  news = 'closed'
+end
 local probe, sessions = release()
-return {state, probe, unpack(sessions)}
+return {state, news, probe, unpack(sessions)}
