@@ -295,6 +295,20 @@ def test_a_probe_that_does_not_come_leaves_its_turn_to_the_next(
     assert answer.probe
 
 
+def test_a_retry_after_holds_the_probe_as_well(workers: Deployment, clock: Clock) -> None:
+    calls = [workers.go(f"failing {number}") for number in range(4)]
+    workers.gate.report(calls[0], Ended.LIMITED, 0.1, 300.0)
+    for call in calls[1:]:
+        workers.gate.report(call, Ended.FAILED, 0.1)
+    workers.hold("a")
+    clock.wait(300)
+    assert workers.gate.release() is State.OPEN
+    assert workers.ask(workers.claim("b")) == Hold(Why.OPEN)
+    clock.wait(16)  # the pause was jittered by a twentieth
+    assert workers.gate.release() is State.PROBING
+    assert workers.run_queue() == ["a"]
+
+
 def test_a_late_result_adds_its_sample_and_moves_no_state(workers: Deployment) -> None:
     late = workers.go("a")
     workers.open()
