@@ -471,6 +471,48 @@ def test_samples_count_for_ten_minutes(workers: Deployment, clock: Clock) -> Non
     assert workers.gate.status().classes[0].samples == 0
 
 
+# -- a clock that steps back ----------------------------------------------------------------------
+
+
+def test_an_open_breaker_does_not_wait_for_a_clock_that_stepped_back(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.open()
+    workers.hold("a")
+    clock.wait(-3600)
+    assert workers.gate.release() is State.PROBING
+    assert workers.run_queue() == ["a"]
+
+
+def test_no_pause_and_no_probe_outlasts_a_clock_that_stepped_back(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.open()
+    clock.wait(61)
+    assert workers.go("a").probe
+    clock.wait(-3600)
+    assert workers.gate.release() is State.OPEN
+    clock.wait(140)
+    probe = workers.go("b")
+    workers.gate.report(probe, Ended.LIMITED, 0.1, 900.0)
+    workers.hold("c")
+    clock.wait(-3600)
+    workers.gate.release()
+    assert workers.run_queue() == ["c"]
+
+
+def test_a_call_of_before_the_clock_stepped_back_is_not_in_flight_for_ever(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.gate.report(workers.go("a"), Ended.LIMITED, 0.1, 1.0)
+    clock.wait(2)
+    workers.go("b")
+    workers.hold("c")
+    clock.wait(-3600)
+    workers.gate.release()
+    assert workers.run_queue() == ["c"]
+
+
 # -- a server in trouble --------------------------------------------------------------------------
 
 
