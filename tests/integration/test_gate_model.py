@@ -666,9 +666,11 @@ BROKEN: dict[str, Edits] = {
     "a newcomer overtakes": {
         "admit": [("if redis.call('EXISTS', HELD) == 1 then return 'queue' end", "")]
     },
-    "a permit never ends": {"gate": [("ipairs({PERMITS, CALLS})", "ipairs({CALLS})")]},
+    "a permit never ends": {
+        "gate": [("redis.call('ZREMRANGEBYSCORE', PERMITS, '-inf', exact(now))", "")]
+    },
     "a dead worker's call is in flight for ever": {
-        "gate": [("ipairs({PERMITS, CALLS})", "ipairs({PERMITS})")]
+        "gate": [("redis.call('ZREMRANGEBYSCORE', CALLS, '-inf', exact(now))", "")]
     },
     "a probe that nobody reports is waited for": {
         "gate": [("if state == 'probing' and probe_ends <= now then", "if false then")]
