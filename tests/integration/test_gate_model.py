@@ -682,9 +682,6 @@ BROKEN: dict[str, Edits] = {
         "report": [("if until_then > pause_until then", "if true then")]
     },
     "a repeated report counts again": {"report": [("not known or ", "")]},
-    "a late report moves the state": {
-        "report": [("not known or tonumber(ARGV[2]) ~= epoch", "not known")]
-    },
     "a release takes a session out, and nobody resumes it": {
         "gate": [
             (
@@ -703,13 +700,7 @@ BROKEN: dict[str, Edits] = {
 DIFFERENT: dict[str, Edits] = {
     "a permit outlives its epoch": {"gate": [("  redis.call('DEL', PERMITS)\n", "")]},
     "the p95 is one rank too low": {"report": [("(95 * n + 99)", "(95 * n)")]},
-    "a limit that is not in use grows": {
-        "report": [("+ redis.call('ZCARD', PERMITS) >= math.floor(limit)", ">= 0")]
-    },
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
-    "a timeout below the ceiling lifts its class alone": {
-        "report": [("if which >= class then", "if which == class then")]
-    },
     "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
 }
 
