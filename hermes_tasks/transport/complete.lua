@@ -56,6 +56,7 @@ if not head then
   redis.call('HDEL', SESSION, 'intent')
   state = move_on(name, now)
 elseif wake and outcome ~= 'lapsed' then
+  redis.call('HDEL', SESSION, 'attempts')   -- its task came to an end: only those in a row count
   redis.call('HSET', SESSION, 'solo', 1)
   state = sleep_until(name, tonumber(wake))
 elseif progress or outcome == 'released' then

@@ -396,7 +396,7 @@ class Model:
             session.attempts, session.solo, session.intent = 0, False, None
             return self._move_on(name)
         if wake is not None and not lapsed:
-            session.solo = True
+            session.attempts, session.solo = 0, True
             return self._sleep(name, wake)
         if progress or outcome is Outcome.RELEASED:
             return self._make_ready(name)
