@@ -50,6 +50,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
         ("HERMES_TASKS_BACKEND", "a:b"),
         ("HERMES_TASKS_BROKER_URL", "amqp://guest:s3cret@host//"),
         ("HERMES_TASKS_BROKER_URL", "redis://:s3cret/x@host:6379/0"),
+        ("HERMES_TASKS_BROKER_URL", "redis://:s3cret@host:6379/zero"),
         ("HONCHO_URL", "honcho:8000"),
         ("HONCHO_URL", "http://host:99999"),
     ],
