@@ -71,9 +71,18 @@ def make_app(
     app.conf.update(_under(overrides, settings), **pinned)
     app.settings = settings
     _check_sentinel(app.conf.broker_write_url, app.conf.broker_transport_options)
-    if not app.conf.broker_use_ssl:
-        # Kombu reads them from the URL; Flower looks here.
-        app.conf.broker_use_ssl = _tls_options(app.conf.broker_write_url)
+    try:
+        if not app.conf.broker_use_ssl:
+            # Kombu reads them from the URL; Flower looks here.
+            app.conf.broker_use_ssl = _tls_options(app.conf.broker_write_url)
+        app.connection_for_write()  # reads the URL, and connects to nothing
+    except (TypeError, KeyError, ValueError):
+        # Without its cause, which may quote the option.
+        raise ConfigurationError(
+            f"HERMES_TASKS_BROKER_URL is {settings.safe_broker_url}: an option after its ? is not "
+            "known, or cannot have this value; those of the transport go into "
+            "HERMES_TASKS_BROKER_OPTIONS"
+        ) from None
     return app
 
 

@@ -24,6 +24,7 @@ BROKER_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
 """The URL schemes of which the ordered transport can speak."""
 
 _REDACTED = "***"
+_DATABASE = re.compile(r"/*[0-9]*")
 _SECRET_OPTION = re.compile(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token)[^=&;]*=)[^&;]*")
 _SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|credential")
 
@@ -263,6 +264,8 @@ class Settings(BaseSettings):
             raise ValueError(f"must start with {_alternatives(f'{s}://' for s in BROKER_SCHEMES)}")
         for part in value.split(";"):
             _check_port(part)
+            if scheme != "redis+socket" and not _DATABASE.fullmatch(urlsplit(part).path):
+                raise ValueError("its path must be the number of a database, such as /0")
         return value
 
     @field_validator("broker_options", mode="before")

@@ -114,7 +114,7 @@ class TurnSync:
         self._publisher = Publisher(self._spool, sender)
         link = Link(self._app, url, connect=PROGRESS_SECONDS, answer=PROGRESS_SECONDS)
         self._flush = Flush(self._spool, self._publisher, link)
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
 
     def sync_turn(
         self,
@@ -198,6 +198,7 @@ class TurnSync:
                 if self._spool.pending:
                     self._publisher.wake()
                 self._publisher.close(timeout)
+            if self._report is None:  # a signal handler may have closed it while that waited
                 self._flush.close()
                 self._report = CloseReport(
                     published=self._publisher.published - before,

@@ -58,7 +58,10 @@ class StateDb:
 
     def _connect(self) -> sqlite3.Connection:
         uri = f"{self._path.resolve().as_uri()}?mode=ro"
-        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)
+        database = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)
+        # A text that is no UTF-8 would end the replay with an error that quotes it.
+        database.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        return database
 
     def _check(self, database: sqlite3.Connection) -> None:
         for table, columns in (

@@ -21,7 +21,7 @@ from kombu.exceptions import ChannelError
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from hermes_tasks.transport import celery_state
 from hermes_tasks.transport.keeper import Keeper, holding_of, keeper_for
@@ -48,6 +48,10 @@ SETTLE_HEADER = "session_settle"
 ALONE_HEADER = "session_alone"
 SENDER_HEADERS = ("session_gateway", "session_number", "session_previous")
 
+#: What a server says that will not do anything now: a pop ended because it has become a replica, a
+#: disk that is full, too few replicas, a script that runs too long. redis-py has no class for them.
+REFUSALS = frozenset({"UNBLOCKED", "MISCONF", "NOREPLICAS", "BUSY"})
+
 _answers: ContextVar[list[PushAnswer] | None] = ContextVar("push_answers", default=None)
 
 
@@ -60,6 +64,10 @@ def push_answers() -> Iterator[list[PushAnswer]]:
         yield answers
     finally:
         _answers.reset(token)
+
+
+class NotNow(ResponseError):
+    """The server refuses everybody for a while; see :data:`REFUSALS`."""
 
 
 class SessionQoS(kombu_redis.QoS):
@@ -163,6 +171,24 @@ class SessionChannel(kombu_redis.Channel):
             self._keeper = keeper_for(self.connection.client, self.sessions)
         self._keeper.start()
         return self._keeper
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        connection_class: Any = parameters["connection_class"]
+
+        class Connection(connection_class):
+            """Tells errors of the server's state, which pass, from those of a command."""
+
+            def read_response(self, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    return super().read_response(*args, **kwargs)
+                except ResponseError as error:
+                    if str(error).partition(" ")[0] in REFUSALS:
+                        raise NotNow(str(error)) from None
+                    raise
+
+        parameters["connection_class"] = Connection
+        return parameters
 
     # -- publishing --------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress', 'noted', 'adm
 local sleeps = wake and head and outcome ~= 'lapsed'
 if settled or not head then
   redis.call('HDEL', SESSION, 'attempts', 'most', 'tries', 'trace')
-elseif progress and sleeps then   -- the most is what its task asked for just now
+elseif sleeps then   -- its task has decided: only failures in a row count, and its most stands
   redis.call('HDEL', SESSION, 'attempts')
 elseif progress then
   redis.call('HDEL', SESSION, 'attempts', 'most')

@@ -35,7 +35,7 @@ class SessionOptions:
         backlog_limit: messages the backlog holds before the oldest is given up.
         batch_messages: most messages in one batch.
         batch_size: most size (the sum of the ``session_size`` headers) in one batch.
-        max_attempts: failed attempts after which a head is a dead letter.
+        max_attempts: failed attempts in a row after which a head is a dead letter.
         retry_first: seconds to wait after the first failed attempt, doubling, jittered.
         retry_longest: the longest such wait, in seconds.
         lease_max_age: seconds after which a claim is no longer renewed: no task should take so

@@ -45,6 +45,10 @@ class OrderedTask(Task):
             signature.options.get("queue"), str
         ):
             signature.options["queue"] = _undeclared(signature.options["queue"])
+        for name in ("argsrepr", "kwargsrepr"):
+            # Celery would make them anew, of arguments that were not to be shown.
+            if (shown := request.get(name)) is not None:
+                signature.options.setdefault(name, shown)
         return signature
 
 

@@ -12,11 +12,11 @@ from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 
-from hermes_tasks.transport.channel import SessionChannel
+from hermes_tasks.transport.channel import NotNow, SessionChannel
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
 from hermes_tasks.transport.sessions import SessionStore
 
@@ -56,6 +56,8 @@ class _SessionTransport(kombu_redis.Transport):
         *kombu_redis.Transport.connection_errors,
         ReadOnlyError,
         OutOfMemoryError,
+        MasterDownError,
+        NotNow,
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import socket
 import sqlite3
 import statistics
@@ -420,6 +421,32 @@ def test_close_reports_once_and_ends_everything(
     with pytest.raises(Closed):
         gateway.flush(session=SESSION, timeout=1)
     assert not any("hermes-tasks" in thread.name for thread in threading.enumerate())
+
+
+def test_a_signal_handler_may_close_what_is_being_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a gateway that a signal closes, and a turn that cannot be sent,
+    gateway = TurnSync(broker_url="redis://127.0.0.1:1/0", outbox_dir=tmp_path)
+    say(gateway, "hello")
+    publisher, reports = gateway._publisher, []
+    before = signal.signal(signal.SIGUSR1, lambda *_: reports.append(gateway.close(0.1)))
+    # if the signal comes while it is being closed,
+    with monkeypatch.context() as patch:
+
+        def interrupted(timeout: float) -> None:
+            patch.undo()
+            signal.raise_signal(signal.SIGUSR1)
+            publisher.close(timeout)
+
+        patch.setattr(publisher, "close", interrupted)
+        try:
+            reports.append(gateway.close(0.1))
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    # I expect both to return, with the same report
+    assert [report.left for report in reports] == [1, 1]
+    assert reports[0] is reports[1]
 
 
 @one_server

@@ -523,6 +523,7 @@ class Model:
             session.forget_head()
             return self._move_on(name)
         if wake is not None and not lapsed:
+            session.attempts = 0
             return self._sleep(name, wake)
         if progress or outcome is Outcome.RELEASED:
             return self._make_ready(name)

@@ -493,6 +493,20 @@ def test_a_retry_replaces_the_head_in_place_and_sets_the_wake_time(store: Sessio
     assert [item.message for item in again.items] == [b"second try"]
 
 
+def test_a_retry_forgets_the_failures_before_it(store: SessionStore) -> None:
+    """While a service is away for days, workers die now and then: that gives no message up."""
+    push(store, "1")
+    for _ in range(2 * OPTIONS.max_attempts):
+        claim(store)
+        let_the_lease_run_out(store)
+        assert complete(store, Outcome.LAPSED) == "ready"
+        assert claim(store).attempts == 1
+        store.push(S, "once more", id="1", token="t", delay=60)
+        assert complete(store, Outcome.ENDED, "1") == "sleeping"
+        let_the_wait_end(store)
+    assert claim(store).attempts == 0
+
+
 def test_a_retry_of_a_head_that_was_committed_brings_it_not_back(store: SessionStore) -> None:
     push(store, "1", "2")
     claim(store)

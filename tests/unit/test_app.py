@@ -120,6 +120,15 @@ def test_sentinel_without_a_master_name_says_what_to_set() -> None:
         make_app(Settings(broker_url="sentinel://127.0.0.1"), set_as_current=False)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h/0?unknown=1", "redis://h/0?socket_timeout=5", "rediss://h/0?ssl_cert_reqs=maybe"],
+)
+def test_an_option_of_the_broker_url_that_cannot_be_used_is_one_line(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^HERMES_TASKS_BROKER_URL .*option after"):
+        make_app(Settings(broker_url=url), set_as_current=False)
+
+
 def test_a_gateway_goes_to_its_own_broker_whatever_the_environment_says_for_celery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -79,6 +79,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
         ("HERMES_TASKS_RATE_LIMIT", "nan"),
         ("HERMES_TASKS_RATE_BURST", "0"),
         ("HERMES_TASKS_RETRY_MAX_AGE", "inf"),
+        ("HERMES_TASKS_BROKER_URL", "redis://:s3cret@host:6379/zero"),
         ("HONCHO_URL", "honcho:8000"),
         ("HONCHO_URL", "http://host:99999"),
     ],

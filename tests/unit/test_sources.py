@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,20 @@ def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"SQLite format 3\x00" + b"\x07" * 4096)
     with pytest.raises(SourceError, match=r"cannot be read as a Hermes state\.db"):
         read(path)
+
+
+def test_a_text_that_is_not_utf8_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE sessions (id, started_at)")
+        database.execute("CREATE TABLE messages (id, session_id, role, content, timestamp)")
+        database.execute("INSERT INTO sessions VALUES ('s', 1)")
+        database.execute(
+            "INSERT INTO messages VALUES (1, 's', 'user', CAST(? AS TEXT), 1)", (b"caf\xe9 noir",)
+        )
+        database.commit()
+    (turn,) = read(path)
+    assert turn.messages[0].content == "caf\N{REPLACEMENT CHARACTER} noir"
 
 
 def test_an_older_state_db_without_rewinding_is_read(tmp_path: Path) -> None:

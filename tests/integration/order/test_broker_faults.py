@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from hermes_tasks.testing.servers import Server
+from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
 from tests.integration.order.app import LEASE
 from tests.integration.order.fleet import Fleet
@@ -164,6 +165,42 @@ def test_a_broker_that_may_not_be_written_for_a_while(
     # Tasks that fail in the very moment in which the loop restarts may cost Celery a slot: what
     # it had read of their results is forgotten. Later tests count slots.
     fleet.close()
+
+
+def test_a_server_that_becomes_a_replica_while_its_workers_wait_for_work(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    """It ends their BRPOP with an error for which redis-py has no class."""
+    wait_for_waiting_workers(store)
+    store.client.replicaof("127.0.0.1", 1)
+    wait_until(lambda: waiting_workers(store) == 0, 5.0, "the server to turn the workers away")
+    store.client.replicaof("NO", "ONE")
+    wait_for_waiting_workers(store)
+    turns = load()
+    turns.publish()
+    turns.check()
+
+
+def test_a_server_that_misses_its_replicas_for_a_while(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    """As one whose disk is full, it refuses what writes and answers what only reads."""
+    turns = load()
+    turns.publish(work=WORK)
+    turns.wait_for_share(0.1)
+    with config(store, "min-replicas-to-write", "1", "0"):
+        time.sleep(2 * LEASE)
+    turns.check()
+    wait_for_waiting_workers(store)
+    fleet.close()  # as above
+
+
+def waiting_workers(store: SessionStore) -> int:
+    return [client["cmd"] for client in store.client.client_list()].count("brpop")
+
+
+def wait_for_waiting_workers(store: SessionStore) -> None:
+    wait_until(lambda: waiting_workers(store) == 2, 15.0, "both workers to wait for work")
 
 
 @contextmanager

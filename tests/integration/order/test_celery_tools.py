@@ -85,6 +85,23 @@ def test_every_turn_of_a_batch_has_its_events(
     assert MARKER not in json.dumps(events, default=str)
 
 
+def test_a_retry_shows_no_more_of_its_arguments_than_the_first_attempt(
+    fleet: Fleet, load: Callable[..., Load], app: Celery
+) -> None:
+    turns = load(sessions=4, turns=2)
+    with captured_events(app) as events:
+        turns.publish("order.note", retry=0.05, text=MARKER)
+        turns.check()
+        wait_until(
+            lambda: (
+                [event["type"] for event in list(events)].count("task-received") == 2 * turns.size
+            ),
+            5.0,
+            "both attempts of each turn to be reported",
+        )
+    assert MARKER not in json.dumps(events, default=str)
+
+
 def test_every_turn_of_a_batch_has_a_result_where_results_are_kept(
     fleet: Fleet, load: Callable[..., Load], app: Celery
 ) -> None:

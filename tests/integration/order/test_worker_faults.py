@@ -108,7 +108,8 @@ def test_a_warm_shutdown_ends_what_it_began(fleet: Fleet, load: Callable[..., Lo
     victim, _ = fleet.heal()
     turns = load()
     hurt_while_working(turns, victim, lambda: victim.send(signal.SIGTERM))
-    assert victim.wait() == 0
+    # On a busy machine Celery overlooks a last result, for which its pool process waits 30 s.
+    assert victim.wait(60.0) == 0
     assert turns.leased_by(victim) == []
     turns.check()
     assert all(turns.journal.noted(f"late:{session}") == 0 for session in turns.sessions)
