@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from hermes_tasks.app import TASK, make_app
 from hermes_tasks.config import Settings, environment_variable
@@ -209,9 +209,13 @@ class Deployment:
         """The deployment as it is at one instant."""
         names = self.store.names
         hash_, held, calls, *_ = names.gate(self.gate.name)
+        seconds, micros = cast(tuple[int, int], self.store.client.time())
         with self.store.client.pipeline(transaction=True) as pipe:
             pipe.hget(hash_, "state")
-            for key in (names.leases, calls, names.ready, names.sleeping):
+            pipe.zcard(names.leases)
+            # Those whose time is over stay there until the gate is asked again.
+            pipe.zcount(calls, seconds * 1000 + micros // 1000, "+inf")
+            for key in (names.ready, names.sleeping):
                 pipe.zcard(key)
             pipe.llen(held)
             pipe.hget(names.stats, "written")

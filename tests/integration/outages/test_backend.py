@@ -23,8 +23,8 @@ class Outage:
     """A way to fail. ``forgets``: what the stand-in stored before is gone afterwards."""
 
     name: str
-    begin: Callable[[HonchoServer], None]
-    end: Callable[[HonchoServer], None] = lambda honcho: honcho.control(reset=True)
+    begin: Callable[[HonchoServer], object]
+    end: Callable[[HonchoServer], object] = lambda honcho: honcho.control(reset=True)
     probes: int = 2
     forgets: bool = False
 
