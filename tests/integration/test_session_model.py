@@ -83,8 +83,8 @@ def edited_scripts(edits: Edits) -> Iterator[None]:
     """All scripts on the test's clock, with texts replaced; each must be there exactly once."""
     original = scripts._text
 
-    def edited(name: str) -> str:
-        text = original(name)
+    def edited(name: str, package: str = scripts.__package__) -> str:
+        text = original(name, package)
         for old, new in edits.get(name, ()):
             assert text.count(old) == 1, f"{name}.lua has changed: {old!r}"
             text = text.replace(old, new)

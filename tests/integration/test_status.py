@@ -21,7 +21,7 @@ def call(server: Server) -> Callable[..., Gate]:
     store = SessionStore(server.client())
     made = iter(range(1_000))
 
-    def make(workspace: str, ended: Ended, **report: float) -> Gate:
+    def make(workspace: str, ended: Ended, retry_after: float | None = None) -> Gate:
         gate = Gate(store, Policy(), f"default:{workspace}")
         session = f"default:{workspace}:{next(made)}"
         store.push(session, "{}", id=session)
@@ -30,7 +30,7 @@ def call(server: Server) -> Callable[..., Gate]:
         assert claimed is not None
         answer = gate.admit(session, claimed.token, (1, 1), f"call of {session}", 2)
         if isinstance(answer, Go):
-            gate.report(answer, ended, 0.2, **report)
+            gate.report(answer, ended, 0.2, retry_after)
         else:
             assert isinstance(answer, Hold)
         return gate
