@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from hermes_tasks.app import TASK, make_app
 from hermes_tasks.config import Settings, environment_variable
@@ -209,7 +209,7 @@ class Deployment:
         """The deployment as it is at one instant."""
         names = self.store.names
         hash_, held, calls, *_ = names.gate(self.gate.name)
-        seconds, micros = cast(tuple[int, int], self.store.client.time())
+        seconds, micros = self.store.client.time()
         with self.store.client.pipeline(transaction=True) as pipe:
             pipe.hget(hash_, "state")
             pipe.zcard(names.leases)

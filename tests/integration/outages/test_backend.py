@@ -160,11 +160,13 @@ def test_a_429_holds_every_worker_as_long_as_it_asks(deployment: Deployment, for
 def test_one_bad_worker_opens_nothing_and_its_turns_are_written_by_others(
     deployment: Deployment,
 ) -> None:
-    # Given a worker whose network leads nowhere
-    bad = deployment.start(1, HONCHO_URL="http://127.0.0.1:9")[0]
+    # Given workers that are well, and one more whose network leads nowhere
+    sessions = deployment.sessions(30)
+    deployment.send(sessions)
+    deployment.wait_until_written(DONE)
+    bad = deployment.start(1, "-P", "threads", "-c", "1", HONCHO_URL="http://127.0.0.1:9")[0]
     failed = deployment.store.counters().get("postponed", 0)
     try:
-        sessions = deployment.sessions(30)
         # When it gets its share of the work
         for _ in range(2):
             deployment.send(sessions)
