@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -160,21 +162,25 @@ def test_a_429_holds_every_worker_as_long_as_it_asks(deployment: Deployment, for
 def test_one_bad_worker_opens_nothing_and_its_turns_are_written_by_others(
     deployment: Deployment,
 ) -> None:
-    # Given workers that are well, and one more whose network leads nowhere
+    # Given workers that are well, and one more whose network swallows everything
     sessions = deployment.sessions(30)
     deployment.send(sessions)
     deployment.wait_until_written(DONE)
-    bad = deployment.start(1, "-P", "threads", "-c", "1", HONCHO_URL="http://127.0.0.1:9")[0]
-    failed = deployment.store.counters().get("postponed", 0)
-    try:
+    with _black_hole() as url:
+        env = {"HONCHO_URL": url, "HERMES_TASKS_CONNECT_SECONDS": "0.3"}
+        bad = deployment.start(1, "-P", "threads", "-c", "1", **env)[0]
+        failed = deployment.store.counters().get("postponed", 0)
+
         # When it gets its share of the work
-        for _ in range(2):
-            deployment.send(sessions)
-            deployment.wait_until_written(DONE)
-    finally:
-        bad.close()
+        def postponed() -> int:
+            if deployment.size - deployment.settled < len(sessions):
+                deployment.send(sessions)
+            return deployment.store.counters().get("postponed", 0) - failed
+
+        wait_until(lambda: postponed() >= 4, DONE, "the bad worker to fail four times")
+        bad.stop()
     # Then others write what it could not, and nobody else is held up by it
-    assert deployment.store.counters().get("postponed", 0) > failed, "it had nothing to do"
+    deployment.wait_until_written(DONE)
     assert deployment.audit(sessions).is_clean
     assert deployment.gate.status().counters["opened"] == 0
 
@@ -202,6 +208,22 @@ def test_a_worker_that_dies_with_the_probe_does_not_hold_recovery_up(
     first = deployment.gate.status()
     print(f"written {time.monotonic() - killed:.1f} s after the kill, {first.counters}")
     assert deployment.audit(sessions).is_clean
+
+
+@contextmanager
+def _black_hole() -> Iterator[str]:
+    """The URL of a place where no connection is refused, and none is made."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # The kernel completes what the backlog takes, and drops the rest.
+        waiting = [socket.socket() for _ in range(4)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for client in waiting:
+            client.close()
 
 
 def _free(deployment: Deployment) -> bool:

@@ -21,7 +21,7 @@ def test_four_workers_stay_within_the_rate_and_sessions_share_it(
     # Given four workers and a rate
     deployment = deploy(rate_limit=f"{RATE}/s", batch_turns=1)
     deployment.start(4, "-P", "threads", "-c", "2")
-    sessions = deployment.sessions(6)
+    sessions = deployment.sessions(5)
     before = len(honcho.arrivals())
     # When all sessions have more turns than it lets through
     deployment.send(sessions, 3)

@@ -16,7 +16,7 @@ THREADS = ("-P", "threads", "-c", "2")
 def test_a_turn_is_given_up_for_its_age_and_tells_once_what_it_went_through(
     deploy: Callable[..., Deployment], honcho: HonchoServer
 ) -> None:
-    deployment = deploy(retry_max_age=3, breaker_probe_seconds=0.2)
+    deployment = deploy(retry_max_age=1, breaker_failures=1, breaker_probe_seconds=0.2)
     deployment.start(1, *THREADS)
     (session,) = deployment.sessions(1)
     deployment.send([session])
