@@ -23,23 +23,30 @@ from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.waiting import wait_until
 
 WORKERS = 4
-SESSIONS = 300
 CALLS = 64
-PROBE = 2.0
 ERRORS = 0.05
 FAST, SLOW = 0.2, 12.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How long everything takes, in seconds; ``time`` is by how much latencies are scaled."""
+    """How long everything takes, in seconds, and how much there is of it.
+
+    Attributes:
+        outage, probe, sessions: of the outage: its length, the probe interval, active sessions.
+        errors, crowd: of the random failures: their length, sessions for each slot.
+        time: by how much latencies and deadlines are scaled.
+    """
 
     outage: float = 30.0
+    probe: float = 2.0
+    sessions: int = 300
     errors: float = 300.0
+    crowd: int = 4
     time: float = 1.0
 
 
-QUICK = Scale(outage=5.0, errors=5.0, time=0.1)
+QUICK = Scale(outage=4.0, probe=1.0, sessions=100, errors=5.0, crowd=2, time=0.1)
 
 
 @dataclass(slots=True)
@@ -128,12 +135,12 @@ def deployment(**settings: Any) -> Iterator[Deployment]:
 def outage(scale: Scale, table: Table) -> None:
     """The backend answers 503 to everything, for a while."""
     table.title(
-        f"An outage of {scale.outage:g} s: {WORKERS} workers, {SESSIONS} sessions, "
-        f"probes after {PROBE:g} s"
+        f"An outage of {scale.outage:g} s: {WORKERS} workers, {scale.sessions} sessions, "
+        f"probes after {scale.probe:g} s"
     )
-    with deployment(breaker_probe_seconds=PROBE) as d:
+    with deployment(breaker_probe_seconds=scale.probe) as d:
         d.start(WORKERS)
-        sessions = d.sessions(SESSIONS)
+        sessions = d.sessions(scale.sessions)
         d.send(sessions)
         d.wait_until_written(60.0)
         with Watch(d)() as watch:
@@ -153,7 +160,7 @@ def outage(scale: Scale, table: Table) -> None:
             made = d.calls() - calls
             probed = d.probes() - probes
             opened = next(look.at for look in watch.looks if look.state is State.OPEN)
-            allowed = probes_due(time.monotonic() - opened, PROBE)
+            allowed = probes_due(time.monotonic() - opened, scale.probe)
         d.honcho.control(reset=True)
         over, before = time.monotonic(), d.settled
         wait_until(lambda: d.settled > before, 700.0, "the breaker to close", interval=0.005)
@@ -203,7 +210,7 @@ def errors(scale: Scale, table: Table) -> None:
     with deployment(batch_turns=1) as d:
         d.honcho.control(latency=1.0)
         d.start(WORKERS, "-P", "threads", "-c", str(CALLS // WORKERS))
-        sessions = d.sessions(4 * CALLS)
+        sessions = d.sessions(scale.crowd * CALLS)
         d.send(sessions)
         d.wait_until_written(120.0)
         d.honcho.control(failure_rate=ERRORS, failure_statuses=[500], seed=1)
@@ -296,7 +303,7 @@ DAYS: dict[str, Callable[[Scale, Table], None]] = {
 def main() -> int:
     """Print the measurements; the exit status is 1 when one misses its bar."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outages", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about 40 s instead of 8 minutes")
+    parser.add_argument("--quick", action="store_true", help="about 45 s instead of 9 minutes")
     parser.add_argument("--only", choices=DAYS, action="append", help="these only")
     options = parser.parse_args()
     table = Table()
