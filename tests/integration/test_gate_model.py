@@ -698,7 +698,6 @@ BROKEN: dict[str, Edits] = {
 
 #: What the ledger cannot see, or hardly ever: the comparison with the rules must.
 DIFFERENT: dict[str, Edits] = {
-    "a permit outlives its epoch": {"gate": [("  redis.call('DEL', PERMITS)\n", "")]},
     "the p95 is one rank too low": {"report": [("(95 * n + 99)", "(95 * n)")]},
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
     "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
