@@ -365,15 +365,18 @@ def test_a_permit_is_void_after_two_seconds(workers: Deployment, clock: Clock) -
     assert workers.queue() == ["b", "a"]
 
 
-def test_a_permit_is_void_when_the_breaker_opens(workers: Deployment, clock: Clock) -> None:
-    calls = [workers.go(f"x{number}") for number in range(4)]
-    workers.gate.report(calls.pop(), Ended.LIMITED, 0.1, 1.0)
+def test_a_permit_is_void_when_the_breaker_opens(
+    make: Callable[..., Deployment], clock: Clock
+) -> None:
+    workers = make(failures=1)
+    first, *others, last = [workers.go(f"x{number}") for number in range(4)]
+    workers.gate.report(first, Ended.LIMITED, 0.1, 1.0)
     workers.hold("a")
     clock.wait(2)
-    workers.gate.release()
+    for call in others:
+        workers.gate.report(call, Ended.OK, 0.1)
     assert workers.gate.status().permits == 1
-    for call in calls:
-        workers.gate.report(call, Ended.FAILED, 0.1)
+    workers.gate.report(last, Ended.FAILED, 0.1)
     assert workers.gate.status().permits == 0
     assert workers.ask(workers.claim_next("a")) == Hold(Why.OPEN)
 
