@@ -54,7 +54,10 @@ class CheckSettings(bootsteps.Step):
             return
         try:
             app.settings.require_honcho_url()
-            import hermes_tasks.honcho.client  # noqa: F401 - says what to install if it cannot
+            # Says what to install if it cannot, and what it has to cut, once for all processes.
+            from hermes_tasks.honcho.watchdogs import Watchdogs
+
+            Watchdogs.from_settings(app.settings)
         except ConfigurationError as error:
             raise SystemExit(complain(error)) from None
 

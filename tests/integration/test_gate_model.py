@@ -1,0 +1,720 @@
+"""The gate's scripts against invariants and against ``rules.py``, whatever hypothesis thinks of.
+
+Several clients work on a handful of sessions behind one gate: calls overlap, reports come late,
+twice or never, workers die with and without a call, and whoever is told to resume a session may die
+before it does. Every script runs as it is, on a real server, but for its clock: the test sets it.
+
+``GateMachine`` keeps a ledger of what the gate *answered* and asks whether what was promised holds.
+``RulesMachine`` adds :class:`~hermes_tasks.gate.rules.GateRules` with the same time and the same
+random numbers, and wants every answer and everything Redis holds to be the same, to the last bit.
+
+A machine that cannot fail proves nothing: each entry of ``BROKEN`` undoes one rule of a script, and
+the ledger alone, without the rules, must notice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, Release, State
+from hermes_tasks.gate.rules import GateRules
+from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.transport import scripts
+from hermes_tasks.transport.sessions import Outcome, SessionOptions, SessionStore
+
+only_valkey = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
+
+SESSIONS = ("a", "b:held", "c", "d", "ü e\n")
+NAME = "default:ws:held"
+START = 1_800_000_000_000_000  # microseconds
+POLICY = Policy(
+    failures=2,
+    probe_seconds=10,
+    probe_longest=30,
+    floor=2,
+    ceiling=8,
+    window=4,
+    window_seconds=60,
+    warmup=2,
+    retry_after_cap=20,
+)
+POLICIES = (
+    POLICY,
+    Policy(**{name: getattr(POLICY, name) for name in POLICY.__slots__} | {"rate": 5.0}),
+    Policy(
+        **{name: getattr(POLICY, name) for name in POLICY.__slots__} | {"rate": 0.7, "burst": 2}
+    ),
+)
+
+# -- the clock, and scripts with a rule undone ----------------------------------------------------
+
+Edits = Mapping[str, Sequence[tuple[str, str]]]
+
+CLOCK = "clock"
+_TIME = "redis.call('TIME')"
+_TEST_TIME = f"redis.call('HMGET', '{CLOCK}', 's', 'us')"
+
+
+@contextmanager
+def edited_scripts(edits: Edits) -> Iterator[None]:
+    """All scripts on the test's clock, with texts replaced; each must be there exactly once."""
+    original = scripts._text
+
+    def edited(name: str, *package: str) -> str:
+        text = original(name, *package)
+        for old, new in edits.get(name, ()):
+            assert text.count(old) == 1, f"{name}.lua has changed: {old!r}"
+            text = text.replace(old, new)
+        return text.replace(_TIME, _TEST_TIME)
+
+    def forget() -> None:
+        for cached in (scripts.script, scripts.session_script, scripts.script_of):
+            cached.cache_clear()
+
+    scripts._text = edited
+    forget()
+    try:
+        yield
+    finally:
+        scripts._text = original
+        forget()
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+class MortalGate(Gate):
+    """A client that notes what it was to resume, and may die before it does."""
+
+    dies = False
+    told = Release()
+
+    def resume(self, release: Release) -> int:
+        self.told = release
+        return 0 if self.dies else super().resume(release)
+
+
+@dataclass
+class Worker:
+    """A claim some worker believes in."""
+
+    session: str
+    token: str
+    numbers: tuple[int, int]
+    ids: tuple[str, ...]
+
+
+@dataclass
+class Call:
+    """A call that was let go, as its worker knows it."""
+
+    worker: Worker
+    go: Go
+    started: float
+
+
+#: What a client learns from ``report`` and ``release``.
+Told = tuple[State, Release]
+
+any_session = st.sampled_from(SESSIONS)
+some_jitter = st.sampled_from([0.0, 0.25, 0.999])
+some_client = st.integers(0, 2)
+some_end = st.sampled_from([*Ended, Ended.OK, Ended.OK, Ended.FAILED])
+some_time = st.sampled_from([1, 90, 300, 700, 1999, 2000, 3000, 9000, 15000, 33000, 61000])
+some_duration = st.sampled_from([0.1, 1.9, 2.0, 5.0, 8.0, math.nan, -1.0])
+mostly_not = st.sampled_from([False, False, False, True])
+
+
+class GateMachine(RuleBasedStateMachine):
+    """Workers, a timer and a clock, against what the gate promises."""
+
+    redis: redis.Redis
+    others: Sequence[redis.Redis]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis.flushdb()
+        self.now_us = START
+        self.serial = itertools.count(1)
+        self.jitter = 0.0
+        self.workers: list[Worker] = []
+        self.calls: list[Call] = []
+        self.done: list[Call] = []
+        self.queue: list[str] = []  # who was held and not resumed, in the order Redis said so
+        self.granted: dict[str, tuple[float, int]] = {}  # session: when, in which epoch
+        self.probe: tuple[str, float] | None = None  # token, and when its call is lost
+        self.paused_until = 0.0
+        self.use(POLICY)
+
+    @initialize(policy=st.sampled_from(POLICIES))
+    def choose_policy(self, policy: Policy) -> None:
+        self.use(policy)
+
+    def use(self, policy: Policy) -> None:
+        options = SessionOptions(batch_messages=2, max_attempts=10**6)
+        self.policy = policy
+        self.stores = [SessionStore(client, options=options) for client in self.others]
+        self.gates = [MortalGate(store, policy, NAME, lambda: self.jitter) for store in self.stores]
+        self.store = self.stores[0]
+        self.tick()
+
+    # The clock.
+
+    @property
+    def now(self) -> float:
+        """Ms, as the scripts compute it from seconds and microseconds."""
+        return self.now_us // 10**6 * 1000 + self.now_us % 10**6 / 1000
+
+    def tick(self, us: int = 1) -> None:
+        self.now_us += us
+        clock = {"s": self.now_us // 10**6, "us": self.now_us % 10**6}
+        self.redis.hset(CLOCK, mapping=clock)
+
+    @rule(ms=some_time)
+    def pass_time(self, ms: int) -> None:
+        self.tick(ms * 1000)
+
+    # What the subclass adds to.
+
+    def admitted(self, worker: Worker, call: str, size: int, answer: Go | Hold) -> None:
+        """The gate was asked for a call."""
+
+    def reported(
+        self, call: Call, ended: Ended, seconds: float, retry_after: float | None, told: Told
+    ) -> None:
+        """The gate was told how a call ended."""
+
+    def released(self, told: Told) -> None:
+        """The timer looked."""
+
+    def resumed(self, session: str) -> None:
+        """A session left the queue."""
+
+    # -- the workers -----------------------------------------------------------------------------
+
+    @rule(session=any_session, count=st.integers(1, 3))
+    def push(self, session: str, count: int) -> None:
+        for _ in range(count):
+            id = f"m{next(self.serial)}"
+            assert self.store.push(session, "text", id=id, kind="k").status == "accepted"
+
+    @rule(count=st.integers(1, 5))
+    def claim(self, count: int) -> None:
+        for _ in range(count):
+            entry: Any = self.redis.rpop(self.store.names.run)
+            if entry is None:
+                return
+            number, session = json.loads(entry)
+            claimed = self.store.claim(session, int(number), f"t{next(self.serial)}", "worker")
+            if claimed is not None:
+                numbers = [item.number for item in claimed.items]
+                ids = tuple(item.id for item in claimed.items)
+                self.workers.append(Worker(session, claimed.token, (numbers[0], numbers[-1]), ids))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), client=some_client, jitter=some_jitter, size=st.sampled_from([0, 1, 9]))
+    def ask(self, data: st.DataObject, client: int, jitter: float, size: int) -> None:
+        self._ask(data.draw(st.sampled_from(self.workers)), client, jitter, size)
+
+    @precondition(lambda self: self.workers)
+    @rule(client=some_client, jitter=some_jitter)
+    def everyone_asks(self, client: int, jitter: float) -> None:
+        for worker in list(self.workers):
+            self._ask(worker, client, jitter, 1)
+
+    def _ask(self, worker: Worker, client: int, jitter: float, size: int) -> Go | Hold | None:
+        gate, self.jitter = self.gates[client], jitter
+        self.tick()
+        session, token = worker.session, worker.token
+        base = self.store.names.session(session)[0]
+        holder, admitted = self.redis.hmget(base, "token", "admitted")
+        followup = admitted == token.encode()
+        before, numbers = gate.status(), worker.numbers if size else (0, 0)
+        call = f"c{next(self.serial)}"
+        answer = gate.admit(session, token, numbers, call, size)
+        assert (answer is None) == (holder != token.encode()), "the fence of admit"
+        if answer is None:
+            self.workers.remove(worker)
+            return None
+        fields = self._session_is_as_answered(session, token, answer)
+        granted = self.granted.pop(session, None)
+        if isinstance(answer, Hold):
+            self.workers.remove(worker)
+            self.queue.append(session)
+        else:
+            self.calls.append(Call(worker, answer, self.now))
+            if size:
+                assert fields[b"intent"], "a call that writes left no intent"
+            self._may_go(worker, answer, before.state, followup, granted, before.epoch)
+        self.admitted(worker, call, size, answer)
+        return answer
+
+    def _session_is_as_answered(
+        self, session: str, token: str, answer: Go | Hold
+    ) -> dict[bytes, bytes]:
+        names = self.store.names
+        fields: dict[bytes, bytes] = self.redis.hgetall(names.session(session)[0])  # type: ignore[assignment]
+        lease = self.redis.zscore(names.leases, session)
+        if isinstance(answer, Hold):
+            assert fields[b"state"] == b"held"
+            assert not fields.keys() & {b"token", b"worker", b"admitted", b"wake"}
+            assert lease is None, "a held session keeps a lease"
+        else:
+            assert fields[b"state"] == b"leased"
+            assert fields[b"admitted"] == token.encode()
+            assert lease is not None
+        return fields
+
+    def _may_go(
+        self,
+        worker: Worker,
+        go: Go,
+        before: State,
+        followup: bool,
+        granted: tuple[float, int] | None,
+        epoch: int,
+    ) -> None:
+        """Whether nothing was promised that speaks against this call."""
+        assert self.now >= self.paused_until, "a call in spite of Retry-After"
+        assert before is State.CLOSED or go.probe, "a call that is no probe, and not closed"
+        on_time = granted is not None and granted[0] + 2000 > self.now and granted[1] == epoch
+        if go.probe:
+            if self.probe is not None and self.probe[1] > self.now:
+                assert self.probe[0] == worker.token, "two probes"
+            elif self.queue and not followup:
+                assert on_time, "a probe that was not the next in line"
+            assert go.deadline == self.policy.ceiling * 1000
+            lost = self.now + go.delay + go.deadline + self.policy.grace * 1000
+            self.probe = (worker.token, lost)
+        elif not followup and not on_time:
+            assert not self.queue, "a newcomer overtook who waits"
+            assert go.delay == 0, "a newcomer was let go ahead of the pace"
+        if not followup and not go.probe:
+            self.within_the_limit()
+
+    def within_the_limit(self) -> None:
+        status = self.gates[0].status()
+        if status.limit is not None:
+            assert status.calls + status.permits <= math.floor(status.limit), "above the limit"
+
+    @precondition(lambda self: self.calls)
+    @rule(
+        data=st.data(),
+        client=some_client,
+        jitter=some_jitter,
+        ended=some_end,
+        seconds=some_duration,
+        retry_after=st.sampled_from([None, None, 0.0, 3.0, 60.0]),
+        dies=mostly_not,
+    )
+    def report(
+        self,
+        data: st.DataObject,
+        client: int,
+        jitter: float,
+        ended: Ended,
+        seconds: float,
+        retry_after: float | None,
+        dies: bool,
+    ) -> None:
+        call = data.draw(st.sampled_from(self.calls))
+        self._report(call, client, jitter, ended, seconds, retry_after, dies)
+
+    @precondition(lambda self: self.calls)
+    @rule(
+        client=some_client,
+        jitter=some_jitter,
+        first=st.sampled_from([Ended.OK, Ended.FAILED, Ended.LIMITED]),
+        second=st.sampled_from([Ended.OK, Ended.FAILED, Ended.LIMITED]),
+        rest=st.sampled_from([Ended.OK, Ended.FAILED]),
+    )
+    def all_calls_end(
+        self, client: int, jitter: float, first: Ended, second: Ended, rest: Ended
+    ) -> None:
+        """In one instant, as when a backend goes down; who limits asks for ever less time."""
+        retry_after = 60.0
+        for call, ended in zip(
+            list(self.calls), itertools.chain([first, second], itertools.repeat(rest)), strict=False
+        ):
+            self._report(call, client, jitter, ended, 0.5, retry_after, False)
+            retry_after /= 10
+
+    @rule(client=some_client, jitter=some_jitter)
+    def everyone_is_busy(self, client: int, jitter: float) -> None:
+        for session in SESSIONS:
+            if self.store.progress(session).state == "idle":
+                self.push(session, 1)
+        self.claim(len(SESSIONS))
+        self.everyone_asks(client, jitter)
+
+    @precondition(lambda self: self.done)
+    @rule(data=st.data(), client=some_client, jitter=some_jitter, ended=some_end)
+    def report_again(self, data: st.DataObject, client: int, jitter: float, ended: Ended) -> None:
+        before = self._moved_by_reports()
+        call = data.draw(st.sampled_from(self.done))
+        self._report(call, client, jitter, ended, 1.0, 60.0, True)
+        assert self._moved_by_reports() == before, "a repeated report moved the gate"
+
+    def _moved_by_reports(self) -> list[Any]:
+        moved = ("failures", "limit", "cut_at", "pause_until")
+        found: Any = self.redis.hmget(self.store.names.gate(NAME)[0], moved)
+        # A probe whose time is over changes the state with whatever script is next.
+        return list(found[1:])
+
+    def _report(
+        self,
+        call: Call,
+        client: int,
+        jitter: float,
+        ended: Ended,
+        seconds: float,
+        retry_after: float | None,
+        dies: bool,
+    ) -> None:
+        gate, self.jitter = self.gates[client], jitter
+        self.tick()
+        before = gate.status()
+        in_flight = self.redis.zscore(self.store.names.gate(NAME)[2], call.go.call)
+        in_time = in_flight is not None and in_flight > self.now
+        gate.dies = dies
+        try:
+            state = gate.report(call.go, ended, seconds, retry_after)
+        finally:
+            gate.dies = False
+        if call in self.calls:
+            self.calls.remove(call)
+            self.done = [*self.done[-3:], call]
+        probing = self.probe is not None and self.probe[1] > self.now
+        if in_time and call.go.epoch == before.epoch:
+            if ended is Ended.LIMITED:
+                asked = min((retry_after or 1.0), self.policy.retry_after_cap) * 1000
+                self.paused_until = max(self.paused_until, self.now + asked)
+            if probing and self.probe is not None and self.probe[0] == call.worker.token:
+                latest = all(other.worker is not call.worker for other in self.calls)
+                self.probe = None if latest else self.probe
+        elif before.state is not State.PROBING or probing:
+            after = gate.status()
+            started_probe = after.state is State.PROBING and after.epoch == before.epoch + 1
+            assert started_probe or after.epoch == before.epoch, "a late report moved the state"
+        pause: Any = self.redis.hget(self.store.names.gate(NAME)[0], "pause_until")
+        assert float(pause or 0) >= self.paused_until, "Retry-After was shortened"
+        self._told(gate.told, dies, state)
+        self.reported(call, ended, seconds, retry_after, (state, gate.told))
+        self._resume(gate.told, dies)
+
+    @rule(client=some_client, jitter=some_jitter, dies=mostly_not)
+    def timer(self, client: int, jitter: float, dies: bool) -> None:
+        gate, self.jitter = self.gates[client], jitter
+        self.tick()
+        gate.dies = dies
+        try:
+            state = gate.release()
+        finally:
+            gate.dies = False
+        self._told(gate.told, dies, state)
+        self.released((state, gate.told))
+        self._resume(gate.told, dies)
+
+    def _told(self, release: Release, dies: bool, state: State) -> None:
+        """Some client was told to resume sessions."""
+        assert list(release.sessions) == self.queue[: len(release.sessions)], "not the oldest"
+        assert state is not State.OPEN or not release.sessions, "released while open"
+        if release.sessions:
+            assert self.now >= self.paused_until, "released in spite of Retry-After"
+        epoch = self.gates[0].status().epoch
+        new = False
+        for session in release.sessions:
+            when, of = self.granted.get(session, (0.0, -1))
+            if of != epoch or when + 2000 <= self.now:
+                self.granted[session] = (self.now, epoch)
+                new = True
+        if new and state is State.CLOSED:
+            self.within_the_limit()
+        assert not release.probe or len(release.sessions) == 1
+
+    def _resume(self, release: Release, dies: bool) -> None:
+        if dies:
+            return
+        for session in release.sessions:
+            self.queue.remove(session)
+            self.resumed(session)
+
+    @precondition(lambda self: self.queue)
+    @rule(data=st.data(), client=some_client)
+    def resume_late(self, data: st.DataObject, client: int) -> None:
+        """A client that was stopped resumes a session long after it was told to."""
+        session = data.draw(st.sampled_from(self.queue))
+        super(MortalGate, self.gates[client]).resume(Release(False, (session,)))
+        self.queue.remove(session)
+        self.resumed(session)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def lose_a_report(self, data: st.DataObject) -> None:
+        self.calls.remove(data.draw(st.sampled_from(self.calls)))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), forgets=st.booleans())
+    def die(self, data: st.DataObject, forgets: bool) -> None:
+        """A worker falls silent and its lease runs out; it may come back as if nothing was."""
+        worker = data.draw(st.sampled_from(self.workers))
+        if self._holds(worker):
+            self.redis.zadd(self.store.names.leases, {worker.session: 1})
+            assert self.store.complete(worker.session, "", Outcome.LAPSED).state == "ready"
+        if forgets:
+            self.workers.remove(worker)
+            self.calls = [call for call in self.calls if call.worker is not worker]
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self._finish(data.draw(st.sampled_from(self.workers)))
+
+    def _finish(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        held = self._holds(worker)
+        assert self.store.commit(worker.session, worker.token, worker.ids) == held
+        state = self.store.complete(worker.session, worker.token, Outcome.ENDED).state
+        assert (state != "lost") == held
+
+    def _holds(self, worker: Worker) -> bool:
+        token = self.redis.hget(self.store.names.session(worker.session)[0], "token")
+        return token == worker.token.encode()
+
+    # -- the invariants --------------------------------------------------------------------------
+
+    @invariant()
+    def a_held_session_is_in_the_queue_once_and_nowhere_else(self) -> None:
+        names = self.store.names
+        queue: Any = self.redis.lrange(names.gate(NAME)[1], 0, -1)
+        assert [name.decode() for name in queue] == self.queue, "the queue lost its order"
+        for session in SESSIONS:
+            state = self.store.progress(session).state
+            assert (state == "held") == (session in self.queue)
+            if state == "held":
+                places = (names.ready, names.leases, names.sleeping)
+                assert not any(self.redis.zscore(place, session) for place in places)
+        looked_at = self.redis.zscore(names.gates, NAME) == 1
+        assert looked_at == bool(self.queue), "the timer looks at queues that are not"
+
+    def teardown(self) -> None:
+        """Nobody is stuck: time, a timer and workers that make calls serve every session."""
+        if sys.exc_info()[0] is None:
+            self._drain()
+
+    def _drain(self) -> None:
+        for worker in list(self.workers):
+            self._finish(worker)
+        self.calls.clear()
+        for _ in range(200):
+            if all(self.store.progress(session).state == "idle" for session in SESSIONS):
+                break
+            self.pass_time(1500)  # a call, even at the slowest pace
+            self.timer(0, 0.0, False)
+            self.claim(3)
+            for worker in list(self.workers):
+                answer = self._ask(worker, 0, 0.0, 1)
+                if isinstance(answer, Go):
+                    self.tick(int(answer.delay * 1000) + 1)
+                    self._report(self.calls[-1], 0, 0.0, Ended.OK, 0.1, None, False)
+                    self._finish(worker)
+            if self.gates[0].status().state is not State.CLOSED or self.now < self.paused_until:
+                self.pass_time(8000)
+        for session in SESSIONS:
+            progress = self.store.progress(session)
+            assert progress.state == "idle", f"stuck as {progress.state}"
+
+
+class RulesMachine(GateMachine):
+    """The same, and every answer and all that Redis holds is that of ``rules.py``."""
+
+    def use(self, policy: Policy) -> None:
+        super().use(policy)
+        self.rules = GateRules(policy)
+        self.tokens: dict[str, str] = {}  # token a session was let go under
+
+    def admitted(self, worker: Worker, call: str, size: int, answer: Go | Hold) -> None:
+        followup = self.tokens.get(worker.session) == worker.token
+        expected = self.rules.admit(
+            self.now, worker.session, call, size, followup=followup, jitter=self.jitter
+        )
+        assert answer == expected
+        if isinstance(answer, Go):
+            self.tokens[worker.session] = worker.token
+
+    def reported(
+        self, call: Call, ended: Ended, seconds: float, retry_after: float | None, told: Told
+    ) -> None:
+        go = call.go
+        expected = self.rules.report(
+            self.now,
+            go.call,
+            go.epoch,
+            go.size_class,
+            ended,
+            seconds * 1000,
+            go.deadline,
+            retry_after=-1 if retry_after is None else retry_after * 1000,
+            jitter=self.jitter,
+        )
+        assert told == (self.rules.breaker.state, expected)
+
+    def released(self, told: Told) -> None:
+        expected = self.rules.release(self.now, self.jitter)
+        assert told == (self.rules.breaker.state, expected)
+
+    def resumed(self, session: str) -> None:
+        self.rules.resume(session)
+
+    @invariant()
+    def redis_holds_what_the_rules_hold(self) -> None:
+        keys = self.store.names.gate(NAME)
+        found: Any = self.redis.hgetall(keys[0])
+        stored = {name.decode(): value.decode() for name, value in found.items()}
+        breaker = self.rules.breaker
+        for name, expected in self.rules.fields().items():
+            if name.startswith("probe_") and breaker.state is State.CLOSED:
+                continue
+            if isinstance(expected, str):
+                assert stored.get(name, "closed") == expected
+            elif expected is None:
+                assert name not in stored
+            else:
+                assert float(stored.get(name, 0)) == expected, name
+        assert list(self.rules.held) == self.queue
+        for key, members in ((keys[2], self.rules.calls), (keys[3], self.rules.permits)):
+            scores: Any = self.redis.zrange(key, 0, -1, withscores=True)
+            assert {name.decode(): score for name, score in scores} == members._ends
+        if breaker.state is State.PROBING:
+            assert stored["probe"] == breaker.probe_session
+            assert stored.get("probe_call") == breaker.probe_call
+            assert float(stored["probe_ends"]) == breaker.probe_ends
+
+
+# -- the runs -------------------------------------------------------------------------------------
+
+QUICK = settings(
+    max_examples=60,
+    stateful_step_count=50,
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+#: Looks for a failure, the same way each time, and does not make it small.
+HUNT = settings(QUICK, max_examples=40, phases=[Phase.generate], database=None)
+HUNTS = 30
+
+
+def run(
+    machine: type[GateMachine], client: redis.Redis, how: settings, edits: Edits, number: int = 0
+) -> None:
+    others = [redis.Redis(connection_pool=client.connection_pool) for _ in range(3)]
+    bound = type(machine.__name__, (machine,), {"redis": client, "others": others})
+    with edited_scripts(edits):
+        run_state_machine_as_test(seed(number)(bound) if number else bound, settings=how)
+
+
+def hunt(machine: type[GateMachine], client: redis.Redis, edits: Edits) -> None:
+    for number in range(1, HUNTS + 1):
+        run(machine, client, HUNT, edits, number)
+
+
+@only_valkey
+def test_what_the_gate_promises_holds_and_the_rules_agree(redis_client: redis.Redis) -> None:
+    run(RulesMachine, redis_client, QUICK, {})
+
+
+#: What is undone, and in which script. The ledger must notice each, without the rules.
+BROKEN: dict[str, Edits] = {
+    "an open breaker lets a newcomer be a second probe": {
+        "admit": [("if name ~= probe_session or not through then why = 'probing' end", "")]
+    },
+    "who was held first is not first": {
+        "admit": [("redis.call('RPUSH', HELD, name)", "redis.call('LPUSH', HELD, name)")]
+    },
+    "a newcomer overtakes": {
+        "admit": [("if redis.call('EXISTS', HELD) == 1 then return 'queue' end", "")]
+    },
+    "a permit never ends": {
+        "gate": [("redis.call('ZREMRANGEBYSCORE', PERMITS, '-inf', exact(now))", "")]
+    },
+    "a dead worker's call is in flight for ever": {
+        "gate": [("redis.call('ZREMRANGEBYSCORE', CALLS, '-inf', exact(now))", "")]
+    },
+    "a probe that nobody reports is waited for": {
+        "gate": [("if state == 'probing' and probe_ends <= now then", "if false then")]
+    },
+    "permits do not count against the limit": {
+        "gate": [("return math.max(0, free - permits)", "return math.max(0, free)")]
+    },
+    "a shorter Retry-After shortens a pause": {
+        "report": [("if until_then > pause_until then", "if true then")]
+    },
+    "Retry-After holds no probe": {
+        "gate": [("probe_at <= now and pause_until <= now", "probe_at <= now")]
+    },
+    "a repeated report counts again": {"report": [("not known or ", "")]},
+    "a late report moves the state": {
+        "report": [("not known or tonumber(ARGV[2]) ~= epoch", "not known")]
+    },
+    "a release takes a session out, and nobody resumes it": {
+        "gate": [
+            (
+                "    sessions[#sessions + 1] = session\n",
+                "    redis.call('LREM', HELD, 1, session)\n    sessions[#sessions + 1] = session\n",
+            )
+        ]
+    },
+    "a gate with held sessions is not looked at": {
+        "admit": [("redis.call('ZADD', GATES, 1, ARGV[10])", "")]
+    },
+}
+
+
+#: What the ledger cannot see, or hardly ever: the comparison with the rules must.
+DIFFERENT: dict[str, Edits] = {
+    "a permit outlives its epoch": {"gate": [("  redis.call('DEL', PERMITS)\n", "")]},
+    "the p95 is one rank too low": {"report": [("(95 * n + 99)", "(95 * n)")]},
+    "a limit that is not in use grows": {
+        "report": [("+ redis.call('ZCARD', PERMITS) >= math.floor(limit)", ">= 0")]
+    },
+    "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
+    "a timeout below the ceiling lifts its class alone": {
+        "report": [("if which >= class then", "if which == class then")]
+    },
+    "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
+}
+
+
+@only_valkey
+@pytest.mark.parametrize("edits", DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_the_rules_notice_that(redis_client: redis.Redis, edits: Edits) -> None:
+    with pytest.raises(AssertionError):
+        hunt(RulesMachine, redis_client, edits)
+
+
+@only_valkey
+@pytest.mark.parametrize("edits", BROKEN.values(), ids=BROKEN.keys())
+def test_the_ledger_notices_that(redis_client: redis.Redis, edits: Edits) -> None:
+    with pytest.raises((AssertionError, redis.ResponseError)):
+        hunt(GateMachine, redis_client, edits)
