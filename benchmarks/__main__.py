@@ -8,7 +8,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from benchmarks import batching, takeover, unbatched
+from benchmarks import batching, gate, takeover, unbatched
 
 
 def main() -> int:
@@ -36,6 +36,12 @@ def main() -> int:
     (killed,) = takeover.run(runs)
     print(f"  {killed.name:24}{killed}")
     met &= _bar("worst, beyond the lease", max(killed.values) - takeover.LEASE, at_most=2.0)
+
+    print(f"\nThe gate at one call of {gate.CALLS:,}, on loopback; ms, p50 and p99")
+    alone, gated = gate.run()
+    for cost in (alone, gated):
+        print(f"  {cost.name:24}{cost}")
+    met &= _bar("added by the gate, p50", gated.p50 - alone.p50, at_most=0.3)
     return 0 if met else 1
 
 

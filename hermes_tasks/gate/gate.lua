@@ -70,6 +70,17 @@ probe_at, probe_wait = tonumber(probe_at or '0'), tonumber(probe_wait or '0')
 probe_ends, limit = tonumber(probe_ends or '0'), tonumber(limit or nil)
 cut_at, tat, pause_until = tonumber(cut_at or '0'), tonumber(tat or '0'), tonumber(pause_until or '0')
 
+local interval = RATE > 0 and 1000 / RATE * PACE_SPACING
+
+-- A time further ahead than any that is set here was set before the clock stepped back. It is over:
+-- a deployment must not stand still for as long as the step was.
+local horizon = now + math.max(1.1 * math.max(PROBE_LONGEST, PROBE_MS), PAUSE_LONGEST,
+  CEILING + GRACE + 60000)
+if probe_at > horizon then probe_at = now end
+if probe_ends > horizon then probe_ends = now end
+if pause_until > horizon then pause_until = 0 end
+if interval and tat > horizon + BURST * interval then tat = now end
+
 local function tally(what, by) return redis.call('HINCRBY', GATE, 'n_' .. what, by or 1) end
 
 -- The breaker ------------------------------------------------------------------------------------
@@ -116,8 +127,10 @@ local function probe_due() return probe_at <= now and pause_until <= now end
 -- with this; it also writes, without needing memory, so that nothing after it is refused while
 -- Redis has no memory left (allow_full_memory of common.lua).
 local function roll(jitter)
-  redis.call('ZREMRANGEBYSCORE', PERMITS, '-inf', exact(now))
-  redis.call('ZREMRANGEBYSCORE', CALLS, '-inf', exact(now))
+  for _, ending in ipairs({PERMITS, CALLS}) do
+    redis.call('ZREMRANGEBYSCORE', ending, '-inf', exact(now))
+    redis.call('ZREMRANGEBYSCORE', ending, '(' .. exact(horizon), '+inf')
+  end
   if state == 'probing' and probe_ends <= now then
     if probe_call then open(jitter) else pass_on() end
   end
@@ -137,8 +150,6 @@ local function start_limit(at)
 end
 
 -- The pace: the generic cell rate algorithm (ITU-T I.371) ----------------------------------------
-
-local interval = RATE > 0 and 1000 / RATE * PACE_SPACING
 
 -- Ms until the next call may start.
 local function pace_wait()

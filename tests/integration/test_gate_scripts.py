@@ -295,6 +295,20 @@ def test_a_probe_that_does_not_come_leaves_its_turn_to_the_next(
     assert answer.probe
 
 
+def test_a_retry_after_holds_the_probe_as_well(workers: Deployment, clock: Clock) -> None:
+    calls = [workers.go(f"failing {number}") for number in range(4)]
+    workers.gate.report(calls[0], Ended.LIMITED, 0.1, 300.0)
+    for call in calls[1:]:
+        workers.gate.report(call, Ended.FAILED, 0.1)
+    workers.hold("a")
+    clock.wait(300)
+    assert workers.gate.release() is State.OPEN
+    assert workers.ask(workers.claim("b")) == Hold(Why.OPEN)
+    clock.wait(16)  # the pause was jittered by a twentieth
+    assert workers.gate.release() is State.PROBING
+    assert workers.run_queue() == ["a"]
+
+
 def test_a_late_result_adds_its_sample_and_moves_no_state(workers: Deployment) -> None:
     late = workers.go("a")
     workers.open()
@@ -455,6 +469,48 @@ def test_samples_count_for_ten_minutes(workers: Deployment, clock: Clock) -> Non
     clock.wait(600)
     assert workers.go("a").deadline == 30_000
     assert workers.gate.status().classes[0].samples == 0
+
+
+# -- a clock that steps back ----------------------------------------------------------------------
+
+
+def test_an_open_breaker_does_not_wait_for_a_clock_that_stepped_back(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.open()
+    workers.hold("a")
+    clock.wait(-3600)
+    assert workers.gate.release() is State.PROBING
+    assert workers.run_queue() == ["a"]
+
+
+def test_no_pause_and_no_probe_outlasts_a_clock_that_stepped_back(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.open()
+    clock.wait(61)
+    assert workers.go("a").probe
+    clock.wait(-3600)
+    assert workers.gate.release() is State.OPEN
+    clock.wait(140)
+    probe = workers.go("b")
+    workers.gate.report(probe, Ended.LIMITED, 0.1, 900.0)
+    workers.hold("c")
+    clock.wait(-3600)
+    workers.gate.release()
+    assert workers.run_queue() == ["c"]
+
+
+def test_a_call_of_before_the_clock_stepped_back_is_not_in_flight_for_ever(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.gate.report(workers.go("a"), Ended.LIMITED, 0.1, 1.0)
+    clock.wait(2)
+    workers.go("b")
+    workers.hold("c")
+    clock.wait(-3600)
+    workers.gate.release()
+    assert workers.run_queue() == ["c"]
 
 
 # -- a server in trouble --------------------------------------------------------------------------

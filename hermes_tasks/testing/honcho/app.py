@@ -7,6 +7,7 @@ import json
 import math
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ class StandIn:
         self._statuses: Counter[str] = Counter()
         self._open: Counter[str] = Counter()
         self._in_flight = self._most_in_flight = self._overlaps = 0
+        self._arrivals: list[tuple[float, str]] = []
 
     def app(self) -> Starlette:
         """The ASGI application, for a uvicorn whose ``http`` is :class:`Connection`."""
@@ -85,6 +87,7 @@ class StandIn:
                 Route("/health", self._health),
                 Route("/_log", self._log),
                 Route("/_stats", self._stats),
+                Route("/_arrivals", self._times),
                 Route("/_control", self._control, methods=["POST"]),
                 Route("/_clear", self._clear, methods=["POST"]),
             ]
@@ -184,6 +187,7 @@ class StandIn:
 
     def _begin(self, name: str, session: str | None) -> None:
         self._calls[name] += 1
+        self._arrivals.append((time.monotonic(), name))
         self._in_flight += 1
         self._most_in_flight = max(self._most_in_flight, self._in_flight)
         if session is not None:
@@ -225,6 +229,9 @@ class StandIn:
             }
         )
 
+    async def _times(self, request: Request) -> Response:
+        return _json(self._arrivals)
+
     async def _control(self, request: Request) -> Response:
         try:
             self.faults.tell(await request.json())
@@ -236,6 +243,7 @@ class StandIn:
         self.store = Store()
         self._calls.clear()
         self._statuses.clear()
+        self._arrivals.clear()
         self._most_in_flight = self._overlaps = 0
         return _json({})
 

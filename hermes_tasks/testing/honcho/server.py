@@ -79,6 +79,10 @@ class HonchoServer:
         stats: dict[str, Any] = self._ask("GET", "/_stats")
         return stats
 
+    def arrivals(self) -> list[tuple[float, str]]:
+        """When each call came, in seconds of :func:`time.monotonic`, and its route."""
+        return [(at, route) for at, route in self._ask("GET", "/_arrivals")]
+
     def clear(self) -> None:
         """Forget everything that was stored, counted and told."""
         self._ask("POST", "/_clear", {})
