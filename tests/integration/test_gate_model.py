@@ -702,7 +702,7 @@ DIFFERENT: dict[str, Edits] = {
     "a permit outlives its epoch": {"gate": [("  redis.call('DEL', PERMITS)\n", "")]},
     "the p95 is one rank too low": {"report": [("(95 * n + 99)", "(95 * n)")]},
     "a limit that is not in use grows": {
-        "report": [("+ redis.call('ZCARD', PERMITS) >= math.floor(limit)", ">= 0")]
+        "report": [("elseif not bad and 2 * in_flight >= limit then", "elseif not bad then")]
     },
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
     "a timeout below the ceiling lifts its class alone": {
