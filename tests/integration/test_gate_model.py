@@ -704,6 +704,10 @@ DIFFERENT: dict[str, Edits] = {
     "a limit that is not in use grows": {
         "report": [("elseif not bad and 2 * in_flight >= limit then", "elseif not bad then")]
     },
+    "each bad call halves the limit": {"report": [("1 - trouble / 2", "0.5")]},
+    "slow is the floor, whatever a call took alone": {
+        "report": [("math.max(HEADROOM * duration, FLOOR)", "FLOOR")]
+    },
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
     "a timeout below the ceiling lifts its class alone": {
         "report": [("if which >= class then", "if which == class then")]
