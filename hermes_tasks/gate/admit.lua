@@ -83,7 +83,7 @@ if probe then
   redis.call('HSET', GATE, 'probe_call', call, 'probe_ends', exact(ends + GRACE))
   tally('probes')
 end
-redis.call('HSET', SESSION, 'admitted', token)
+if admitted ~= token then redis.call('HSET', SESSION, 'admitted', token) end
 if last > 0 then record_intent(intent, first, last, now, math.ceil(ends)) end
 redis.call('ZADD', LEASES, ms(now + delay + tonumber(ARGV[3])), name)
 return {'go', exact(allowed), exact(delay), epoch, class, probe and 1 or 0}

@@ -127,10 +127,8 @@ local function probe_due() return probe_at <= now and pause_until <= now end
 -- with this; it also writes, without needing memory, so that nothing after it is refused while
 -- Redis has no memory left (allow_full_memory of common.lua).
 local function roll(jitter)
-  for _, ending in ipairs({PERMITS, CALLS}) do
-    redis.call('ZREMRANGEBYSCORE', ending, '-inf', exact(now))
-    redis.call('ZREMRANGEBYSCORE', ending, '(' .. exact(horizon), '+inf')
-  end
+  redis.call('ZREMRANGEBYSCORE', PERMITS, '-inf', exact(now))
+  redis.call('ZREMRANGEBYSCORE', CALLS, '-inf', exact(now))
   if state == 'probing' and probe_ends <= now then
     if probe_call then open(jitter) else pass_on() end
   end

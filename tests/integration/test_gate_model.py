@@ -666,9 +666,11 @@ BROKEN: dict[str, Edits] = {
     "a newcomer overtakes": {
         "admit": [("if redis.call('EXISTS', HELD) == 1 then return 'queue' end", "")]
     },
-    "a permit never ends": {"gate": [("ipairs({PERMITS, CALLS})", "ipairs({CALLS})")]},
+    "a permit never ends": {
+        "gate": [("redis.call('ZREMRANGEBYSCORE', PERMITS, '-inf', exact(now))", "")]
+    },
     "a dead worker's call is in flight for ever": {
-        "gate": [("ipairs({PERMITS, CALLS})", "ipairs({PERMITS})")]
+        "gate": [("redis.call('ZREMRANGEBYSCORE', CALLS, '-inf', exact(now))", "")]
     },
     "a probe that nobody reports is waited for": {
         "gate": [("if state == 'probing' and probe_ends <= now then", "if false then")]
@@ -680,9 +682,6 @@ BROKEN: dict[str, Edits] = {
         "report": [("if until_then > pause_until then", "if true then")]
     },
     "a repeated report counts again": {"report": [("not known or ", "")]},
-    "a late report moves the state": {
-        "report": [("not known or tonumber(ARGV[2]) ~= epoch", "not known")]
-    },
     "a release takes a session out, and nobody resumes it": {
         "gate": [
             (
@@ -701,17 +700,8 @@ BROKEN: dict[str, Edits] = {
 DIFFERENT: dict[str, Edits] = {
     "a permit outlives its epoch": {"gate": [("  redis.call('DEL', PERMITS)\n", "")]},
     "the p95 is one rank too low": {"report": [("(95 * n + 99)", "(95 * n)")]},
-    "a limit that is not in use grows": {
-        "report": [("elseif not bad and 2 * in_flight >= limit then", "elseif not bad then")]
-    },
     "each bad call halves the limit": {"report": [("1 - trouble / 2", "0.5")]},
-    "slow is the floor, whatever a call took alone": {
-        "report": [("math.max(HEADROOM * duration, FLOOR)", "FLOOR")]
-    },
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
-    "a timeout below the ceiling lifts its class alone": {
-        "report": [("if which >= class then", "if which == class then")]
-    },
     "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
 }
 
