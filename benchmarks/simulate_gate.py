@@ -109,7 +109,7 @@ class NoRamp(GateRules):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
-        self.ramp = self._Ramp()
+        self.ramp = self._Ramp(policy)
 
     def release(self, now: float, jitter: float = 0.0) -> Release:
         first = super().release(now, jitter)

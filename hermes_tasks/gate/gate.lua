@@ -21,7 +21,8 @@
 --   probe_at, probe_wait      while open: when the next probe is due, and the interval before jitter
 --   probe, probe_call         while probing: its session, and its call once that is admitted
 --   probe_ends                while probing: when it is over, whatever became of it
--- Of the ramp: limit (none: no limit), cut_at. Of the pace: tat (theoretical arrival time).
+-- Of the ramp: limit (none: no limit), cut_at, trouble (share of bad calls), and slow:c, ms from
+--   which a call of a size class is slow (none: only when it is cut). Of the pace: tat (theoretical arrival time).
 -- Of a pause: pause_until, pause_why.
 -- Of the deadline, for each size class c: n:c and p95:c as of the newest sample, sampled_at:c, and
 --   raised:c, the fast calls still to come before the class leaves the ceiling.
@@ -45,7 +46,8 @@ local RELEASE_WIDTH = 16     -- permits outstanding while no limit is in force
 local PACE_AHEAD = 500       -- a permit is granted so long before the pace lets its call start, ms
 local PACE_SPACING = 1.04    -- calls scatter on their way, and no second may hold one too many
 local PAUSE_DEFAULT = 1000   -- the pause after a 429 without Retry-After, ms
-local SLOW_START = 8         -- below this limit each fast call adds one, above it a round does
+local SLOW_START = 8         -- below this limit each good call adds one, above it a round does
+local CLIMB = 1 / 32         -- and at least this share of the limit in a round
 
 local policy = {}
 for number in string.gmatch(ARGV[#ARGV], '%S+') do policy[#policy + 1] = tonumber(number) end
@@ -137,6 +139,12 @@ end
 local function set_limit(to)
   limit, cut_at = math.max(1, to), now
   redis.call('HSET', GATE, 'limit', exact(limit), 'cut_at', exact(now))
+end
+
+-- The limit begins anew, and what is known of the calls at the last one is forgotten.
+local function start_limit(at)
+  set_limit(at)
+  redis.call('HDEL', GATE, 'trouble', 'slow:0', 'slow:4', 'slow:20', 'slow:100')
 end
 
 -- The pace: the generic cell rate algorithm (ITU-T I.371) ----------------------------------------

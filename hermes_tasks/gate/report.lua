@@ -74,6 +74,37 @@ local function pause()
   end
 end
 
+-- At a limit of one a call had the backend to itself: its class is slow from a few times that. Both
+-- bounds are needed: a fixed one alone takes a backend that needs 12 s for a drowning one.
+local function measure()
+  local slow = math.min(math.max(HEADROOM * duration, FLOOR), CEILING)
+  redis.call('HSET', GATE, 'slow:' .. class, exact(slow))
+end
+
+-- The ramp, after a call that ended while so many, itself included, were in flight.
+local function climb_or_cut(in_flight)
+  local bad = ended == 'failed' or ended == 'timeout' or ended == 'limited'
+  if ended == 'ok' and measured then
+    if limit < 2 then measure() end
+    bad = duration >= tonumber(redis.call('HGET', GATE, 'slow:' .. class) or CEILING)
+  elseif not bad then
+    return
+  end
+  local trouble = tonumber(redis.call('HGET', GATE, 'trouble') or '0')
+  trouble = trouble + ((bad and 1 or 0) - trouble) / math.max(2, limit)
+  redis.call('HSET', GATE, 'trouble', exact(trouble))
+  local started = measured and now - duration or now
+  if bad and started > cut_at then
+    -- Once per round: what started before the cut says nothing new. By half of the bad calls' share
+    -- (DCTCP, RFC 8257), or by half when the backend said that these are too many.
+    set_limit(limit * (ended == 'limited' and 0.5 or 1 - trouble / 2))
+  elseif not bad and 2 * in_flight >= limit then
+    -- A limit that is not in use does not grow (RFC 7661), or it would mean nothing when it is.
+    limit = limit + (limit < SLOW_START and 1 or math.max(1 / limit, CLIMB))
+    redis.call('HSET', GATE, 'limit', exact(limit))
+  end
+end
+
 -- A result of this epoch moves breaker, pause and ramp.
 local function move()
   local in_flight = redis.call('ZCARD', CALLS) + 1
@@ -87,30 +118,20 @@ local function move()
   end
   if ended == 'limited' then
     pause()
-    if not limit then set_limit(in_flight / 2) end
+    if not limit then start_limit(in_flight / 2) end
   end
   if state == 'probing' then
     if call ~= probe_call then return end
     if well then
       enter('closed')
-      set_limit(1)
+      start_limit(1)
+      if ended == 'ok' and measured then measure() end
     else
       open(jitter)
     end
     return
   end
-  if limit then
-    local started = measured and now - duration or now
-    if ended == 'ok' and measured and duration < FLOOR then
-      -- A limit that is not in use does not grow (RFC 7661), or it would mean nothing when it is.
-      if in_flight + redis.call('ZCARD', PERMITS) >= math.floor(limit) then
-        limit = limit + (limit < SLOW_START and 1 or 1 / limit)
-        redis.call('HSET', GATE, 'limit', exact(limit))
-      end
-    elseif (ended ~= 'ok' or measured) and ended ~= 'refused' and started > cut_at then
-      set_limit(limit / 2)   -- once per round: what started before the cut says nothing new
-    end
-  end
+  if limit then climb_or_cut(in_flight) end
   if state == 'closed' and failures >= math.max(FAILURES, in_flight) then
     open(jitter)
     tally('opened')

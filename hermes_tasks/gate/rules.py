@@ -48,8 +48,11 @@ PACE_SPACING = 1.04
 #: The pause after a 429 without ``Retry-After``, ms.
 PAUSE_DEFAULT = 1000.0
 
-#: Below this limit each fast call adds one, as in TCP's slow start; above it a whole round does.
+#: Below this limit each good call adds one, as in TCP's slow start; above it a whole round does.
 SLOW_START = 8.0
+
+#: What a good call adds at least: a large limit grows by this share in a round.
+CLIMB = 1 / 32
 
 
 class State(StrEnum):
@@ -319,19 +322,33 @@ class Breaker:
 
 
 class Ramp:
-    """The limit on calls in flight after a recovery: additive increase, multiplicative decrease.
+    """The limit on calls in flight after a recovery, by what calls come to at it.
 
-    Congestion control as TCP has it (RFC 5681): a slow start, a linear climb, half at a sign of
-    trouble and only once per round, and no growth of a limit that is not in use (RFC 7661).
+    Congestion control. A slow start below :data:`SLOW_START` (RFC 5681); above it a climb by a
+    share, so that a large deployment gets back as soon as a small one (Scalable TCP, Kelly 2003).
+    Once per round trouble cuts by half of its share of the calls (DCTCP, RFC 8257): half of the
+    limit when all is bad, a fortieth at 5 % errors, which would keep a limit that is halved at each
+    of them near six. A limit that is not in use does not grow (RFC 7661).
+
+    Slow is what takes longer than a few times the latency at a limit of one, for calls of that
+    size: then nobody else was there, and the rest is what this deployment adds to it. A fixed
+    threshold takes a backend that needs 12 s for a drowning one, and never lets more than one call
+    through.
 
     Attributes:
         limit: ``None`` until the first recovery, or the first 429.
         cut_at: when it was last cut; calls that started before say nothing about the new limit.
+        trouble: the bad calls' share of the last ones, about as many as the limit.
+        slow: by size class, ms from which a call is slow. A class that is not known has the
+            ceiling: its calls are bad when they are cut there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
         self.limit: float | None = None
         self.cut_at = 0.0
+        self.trouble = 0.0
+        self.slow: dict[int, float] = {}
 
     @property
     def most(self) -> int | None:
@@ -341,16 +358,36 @@ class Ramp:
     def start(self, now: float, limit: float) -> None:
         self.limit = max(1.0, limit)
         self.cut_at = now
+        self.trouble = 0.0
+        self.slow.clear()
 
-    def grow(self, in_use: int) -> None:
-        """A call was fast while ``in_use`` calls and permits, itself included, were out."""
-        if self.limit is not None and in_use >= math.floor(self.limit):
-            self.limit += 1.0 if self.limit < SLOW_START else 1.0 / self.limit
+    def measure(self, size_class: int, duration: float) -> None:
+        """A call succeeded: when it was the only one, its class is slow from a few times that."""
+        if self.limit is not None and self.limit < 2:
+            policy = self._policy
+            slow = max(policy.headroom * duration, policy.floor * 1000)
+            self.slow[size_class] = min(slow, policy.ceiling * 1000)
 
-    def cut(self, now: float, started: float) -> None:
-        """A call was slow or failed."""
-        if self.limit is not None and started > self.cut_at:
-            self.start(now, self.limit / 2)
+    def is_slow(self, size_class: int, duration: float) -> bool:
+        return duration >= self.slow.get(size_class, self._policy.ceiling * 1000)
+
+    def ended(
+        self, now: float, started: float, in_flight: int, *, bad: bool, told: bool = False
+    ) -> None:
+        """A call ended while so many, itself included, were in flight.
+
+        Args:
+            told: the backend said that these are too many, so no share of them needs counting.
+        """
+        if self.limit is None:
+            return
+        self.trouble += (bad - self.trouble) / max(2.0, self.limit)
+        if bad:
+            if started > self.cut_at:
+                self.limit = max(1.0, self.limit * (0.5 if told else 1 - self.trouble / 2))
+                self.cut_at = now
+        elif 2 * in_flight >= self.limit:
+            self.limit += 1.0 if self.limit < SLOW_START else max(1 / self.limit, CLIMB)
 
 
 class Pace:
@@ -422,7 +459,7 @@ class GateRules:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.breaker = Breaker(policy)
-        self.ramp = Ramp()
+        self.ramp = Ramp(policy)
         self.pace = Pace(policy)
         self.pause = Pause(policy)
         self.windows = {most: LatencyWindow(policy) for most in CLASSES}
@@ -509,7 +546,7 @@ class GateRules:
             if call == self.breaker.probe_call:
                 self._leave(self.breaker.pass_on, now)
         else:
-            self._move(now, call, ended, duration, deadline, retry_after, jitter)
+            self._move(now, call, size_class, ended, duration, deadline, retry_after, jitter)
         return self.release(now, jitter)
 
     def release(self, now: float, jitter: float = 0.0) -> Release:
@@ -571,9 +608,12 @@ class GateRules:
             "probe_wait": breaker.probe_wait,
             "limit": self.ramp.limit,
             "cut_at": self.ramp.cut_at,
+            "trouble": self.ramp.trouble,
             "tat": self.pace.tat,
             "pause_until": self.pause.until,
         }
+        for size_class in (0, *CLASSES):
+            found[f"slow:{size_class}"] = self.ramp.slow.get(size_class)
         for most, window in self.windows.items():
             found[f"raised:{most}"] = window.raised
             found[f"p95:{most}"] = window.p95
@@ -660,6 +700,7 @@ class GateRules:
         self,
         now: float,
         call: str,
+        size_class: int,
         ended: Ended,
         duration: float,
         deadline: float,
@@ -669,7 +710,6 @@ class GateRules:
         """What a result of this epoch does to breaker, pause and ramp."""
         breaker, ramp = self.breaker, self.ramp
         in_flight = len(self.calls) + 1
-        in_use = in_flight + len(self.permits)
         measured = duration >= 0  # NaN is not
         started = now - duration if measured else now
         well = ended in (Ended.OK, Ended.REFUSED, Ended.LIMITED)
@@ -687,17 +727,17 @@ class GateRules:
                 if well:
                     breaker.close(now)
                     ramp.start(now, 1.0)
+                    if ended is Ended.OK and measured:
+                        ramp.measure(size_class, duration)
                 else:
                     breaker.open(now, jitter)
                 self.permits.clear()
             return
-        if ended is not Ended.OK:
-            if ended is not Ended.REFUSED:
-                ramp.cut(now, started)
-        elif measured and duration < self.policy.floor * 1000:
-            ramp.grow(in_use)
-        elif measured:
-            ramp.cut(now, started)
+        if ended is Ended.OK and measured:
+            ramp.measure(size_class, duration)
+            ramp.ended(now, started, in_flight, bad=ramp.is_slow(size_class, duration))
+        elif ended in (Ended.FAILED, Ended.TIMEOUT, Ended.LIMITED):
+            ramp.ended(now, started, in_flight, bad=True, told=ended is Ended.LIMITED)
         if breaker.trips(in_flight):
             breaker.open(now, jitter)
             self.permits.clear()

@@ -699,6 +699,7 @@ BROKEN: dict[str, Edits] = {
 #: What the ledger cannot see, or hardly ever: the comparison with the rules must.
 DIFFERENT: dict[str, Edits] = {
     "the p95 is one rank too low": {"report": [("(95 * n + 99)", "(95 * n)")]},
+    "each bad call halves the limit": {"report": [("1 - trouble / 2", "0.5")]},
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
     "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
 }

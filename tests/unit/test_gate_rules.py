@@ -611,39 +611,82 @@ def fill(caller: Caller, prefix: str) -> list[str]:
     return names
 
 
-def test_each_fast_call_adds_one_and_above_eight_a_round_does(caller: Caller) -> None:
+def test_each_good_call_adds_one_and_above_eight_a_round_does(caller: Caller) -> None:
     caller.recover()
     limits: list[int] = []
     for turn in range(6):
         for name in fill(caller, f"{turn}"):
             caller.end(name, seconds=0)
         limits.append(caller.rules.ramp.most or 0)
-    assert limits[:3] == [2, 3, 4]  # calls end one by one: only the first finds the limit in use
-    assert limits == sorted(limits)
+    # Calls end one by one, so the last of a round find less than half of the limit in use.
+    assert limits == [2, 3, 5, 7, 8, 8]
+
+
+def test_a_large_limit_climbs_by_a_share(caller: Caller) -> None:
+    caller.recover()
+    caller.rules.ramp.limit = 1000
+    for name in fill(caller, "r")[:320]:
+        caller.end(name, seconds=0)
+    assert caller.rules.ramp.limit == pytest.approx(1010)
 
 
 def test_a_limit_that_is_not_in_use_does_not_grow(caller: Caller) -> None:
     caller.recover()
     for _ in range(20):
         caller.call("alone")
-    assert caller.rules.ramp.limit == 2
+    assert caller.rules.ramp.limit == 3  # of which one call is less than half
 
 
-@pytest.mark.parametrize(
-    ("ended", "seconds"),
-    [(Ended.OK, 5.0), (Ended.FAILED, 0.1), (Ended.TIMEOUT, 30.0), (Ended.LIMITED, 0.1)],
-)
-def test_a_slow_or_failed_call_halves_the_limit_once_per_round(
+@pytest.mark.parametrize(("ended", "seconds"), [(Ended.FAILED, 0.1), (Ended.TIMEOUT, 30.0)])
+def test_a_round_of_bad_calls_halves_the_limit_once(
     caller: Caller, ended: Ended, seconds: float
 ) -> None:
     caller.recover()
     caller.rules.ramp.limit = 8
+    caller.rules.ramp.trouble = 1.0  # the round before was bad as well
     caller.wait(1)
     names = fill(caller, "r")
     caller.end(names[0], ended, seconds)
     assert caller.rules.ramp.limit == 4
-    caller.end(names[1], Ended.FAILED, 0.1)  # of the same round
+    caller.end(names[1], ended, 0.1)  # of the same round
     assert caller.rules.ramp.limit == 4
+
+
+def test_a_429_halves_the_limit_whatever_came_before(caller: Caller) -> None:
+    caller.recover()
+    caller.rules.ramp.limit = 8
+    caller.wait(1)
+    caller.end(fill(caller, "r")[0], Ended.LIMITED)
+    assert caller.rules.ramp.limit == 4
+
+
+def test_few_bad_calls_cut_a_little(caller: Caller) -> None:
+    caller.recover()
+    caller.rules.ramp.limit = 32
+    dice = random.Random(1)
+    for turn in range(50):
+        for name in fill(caller, f"{turn}"):
+            caller.end(name, Ended.FAILED if dice.random() < 0.02 else Ended.OK, 0.01)
+    assert caller.rules.ramp.limit > 32
+
+
+def test_a_backend_that_is_slow_by_itself_is_not_taken_for_a_drowning_one(caller: Caller) -> None:
+    caller.open()
+    caller.wait(60)
+    caller.go("probe")
+    caller.end("probe", seconds=9)
+    for turn in range(8):
+        for number, name in enumerate(fill(caller, f"{turn}")):
+            caller.end(name, seconds=0 if number else 9)
+    assert (caller.rules.ramp.limit or 0) > 8
+
+
+def test_a_call_that_takes_a_few_times_what_it_took_alone_cuts(caller: Caller) -> None:
+    caller.recover()  # the probe took 0.2 s: slow is the floor
+    caller.rules.ramp.limit = 8
+    caller.wait(1)
+    caller.end(fill(caller, "r")[0], Ended.OK, 5)
+    assert caller.rules.ramp.limit == pytest.approx(8 * (1 - 1 / 16))
 
 
 def test_a_refused_call_leaves_the_limit_alone(caller: Caller) -> None:
