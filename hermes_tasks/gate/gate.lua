@@ -22,7 +22,8 @@
 --   probe, probe_call         while probing: its session, and its call once that is admitted
 --   probe_ends                while probing: when it is over, whatever became of it
 -- Of the ramp: limit (none: no limit), cut_at, trouble (share of bad calls), and slow:c, ms from
---   which a call of a size class is slow (none: only when it is cut). Of the pace: tat (theoretical arrival time).
+--   which a call of a size class is slow (none: only when it is cut).
+-- Of the pace: tat (theoretical arrival time).
 -- Of a pause: pause_until, pause_why.
 -- Of the deadline, for each size class c: n:c and p95:c as of the newest sample, sampled_at:c, and
 --   raised:c, the fast calls still to come before the class leaves the ceiling.
