@@ -84,8 +84,8 @@ class BareThree(GateRules):
     """The seed's breaker: three failures in a row, however many calls are in flight."""
 
     class _Breaker(Breaker):
-        def trips(self, in_flight: int) -> bool:
-            return super().trips(0)
+        def trips(self, now: float, in_flight: int) -> bool:
+            return super().trips(now, 0)
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)

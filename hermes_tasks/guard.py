@@ -43,6 +43,7 @@ class GatedLease:
     Args:
         lease: the right to write for the session.
         gate: decides when a call may start, and how long it may take.
+        worker: name of the worker that calls.
 
     Attributes:
         lease: the right to write for the session.
@@ -51,9 +52,10 @@ class GatedLease:
         calling: whether calls are made at all, as far as the latest report knows.
     """
 
-    def __init__(self, lease: SessionLease, gate: Gate) -> None:
+    def __init__(self, lease: SessionLease, gate: Gate, worker: str) -> None:
         self.lease = lease
         self._gate = gate
+        self._worker = worker
         self._settled: set[str] = set()
         self.turns = len(lease.messages)
         self.timed_out = False
@@ -123,7 +125,7 @@ class GatedLease:
                 lease.session,
                 lease.token,
                 lease.numbers(ids),
-                uuid.uuid4().hex,
+                f"{self._worker}#{uuid.uuid4().hex}",
                 messages,
                 bypassed=bypassed,
             )

@@ -65,7 +65,7 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
         # It may be its own fault or that of an older worker: let it try elsewhere, alone.
         logger.error("Turn %s or one behind it cannot be read: %s", self.request.id, error)
         raise
-    guard = guard_of(self.app, lease, turns[0])
+    guard = guard_of(self, lease, turns[0])
     try:
         try:
             report = writer_of(self.app).write(turns, guard, ask=lease.again)
@@ -121,11 +121,12 @@ def wait(error: HonchoError, tries: int, calling: bool) -> float:
     return min(RETRY_FIRST * 2.0 ** min(tries, 16), RETRY_LONGEST) * random.uniform(0.5, 1.0)
 
 
-def guard_of(app: Any, lease: SessionLease, turn: Turn) -> GatedLease:
+def guard_of(task: Any, lease: SessionLease, turn: Turn) -> GatedLease:
     """A lease behind the gate of the turn's backend. A gateway has not installed what it needs."""
     from hermes_tasks.guard import GatedLease, gate_of
 
-    return GatedLease(lease, gate_of(app, turn.backend, turn.workspace))
+    gate = gate_of(task.app, turn.backend, turn.workspace)
+    return GatedLease(lease, gate, str(task.request.hostname or ""))
 
 
 _writers: dict[int, Any] = {}

@@ -17,7 +17,8 @@
 -- Fields of the gate's hash. Of the breaker:
 --   state                     open or probing; none: closed
 --   epoch, since              number of the state, and when it began
---   failures                  in a row, in this epoch
+--   failures, failed_by       in a row, in this epoch; the worker of all of them, or empty
+--   well_by, well_at          the worker of the newest call that went well, and when it ended
 --   probe_at, probe_wait      while open: when the next probe is due, and the interval before jitter
 --   probe, probe_call         while probing: its session, and its call once that is admitted
 --   probe_ends                while probing: when it is over, whatever became of it

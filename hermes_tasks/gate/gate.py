@@ -126,7 +126,8 @@ class Gate:
             session: that the call is for.
             token: of the lease on it.
             numbers: the first and the last message that the call writes; (0, 0) for none.
-            call: an id of the call, not used before.
+            call: an id of the call, not used before; one of the form ``worker#…`` says whose it
+                is, which keeps a worker without a network from opening the breaker for all.
             size: how many messages it carries; 0 for a call that writes nothing.
             bypassed: calls that this worker made meanwhile without asking.
         """

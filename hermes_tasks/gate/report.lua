@@ -13,6 +13,8 @@
 --   timeout       at the ceiling a failure; below it only a sign that the deadline is too short
 --   limited       429: every worker pauses
 --   unsent        its first byte never left
+-- A call id "worker#…" says whose call it was: a run of failures of one worker alone says nothing of
+-- the backend while another is well.
 -- A call that is not in flight any more (its time ran out, it was reported before) or is of an older
 -- epoch is late: it may add its sample, and moves nothing else.
 
@@ -105,6 +107,17 @@ local function climb_or_cut(in_flight)
   end
 end
 
+local worker = string.match(call, '^(.+)#')
+
+-- Whether the failures in a row are one worker's own: no other has any, and another has just been
+-- well. Three calls that a worker without a network makes between two of the others are no outage.
+local function its_own()
+  local failed_by, well_by, well_at =
+    unpack(redis.call('HMGET', GATE, 'failed_by', 'well_by', 'well_at'))
+  return failed_by and failed_by ~= '' and well_by and well_by ~= failed_by
+    and tonumber(well_at) > now - CEILING
+end
+
 -- A result of this epoch moves breaker, pause and ramp.
 local function move()
   local in_flight = redis.call('ZCARD', CALLS) + 1
@@ -112,9 +125,15 @@ local function move()
   if well then
     if failures > 0 then redis.call('HDEL', GATE, 'failures') end
     failures = 0
+    if worker then redis.call('HSET', GATE, 'well_by', worker, 'well_at', exact(now)) end
   elseif ended == 'failed' or allowed >= CEILING then
     failures = failures + 1
     redis.call('HSET', GATE, 'failures', failures)
+    if failures == 1 then
+      redis.call('HSET', GATE, 'failed_by', worker or '')
+    elseif redis.call('HGET', GATE, 'failed_by') ~= worker then
+      redis.call('HSET', GATE, 'failed_by', '')
+    end
   end
   if ended == 'limited' then
     pause()
@@ -132,7 +151,7 @@ local function move()
     return
   end
   if limit then climb_or_cut(in_flight) end
-  if state == 'closed' and failures >= math.max(FAILURES, in_flight) then
+  if state == 'closed' and failures >= math.max(FAILURES, in_flight) and not its_own() then
     open(jitter)
     tally('opened')
   end

@@ -255,6 +255,8 @@ class Breaker:
         epoch: results of calls admitted in an earlier one move no state.
         since: when the state began.
         failures: in a row, in this epoch.
+        failed_by: the worker of all of them; empty if they are of several, or nobody knows.
+        well_by: the worker of the newest call that went well, and ``well_at`` when it ended.
         probe_at: when the next probe is due, while open.
         probe_wait: the interval that led to it, before jitter, ms.
         probe_session: whose call the probe is, while probing.
@@ -268,6 +270,9 @@ class Breaker:
         self.epoch = 0
         self.since = 0.0
         self.failures = 0
+        self.failed_by = ""
+        self.well_by = ""
+        self.well_at = 0.0
         self.probe_at = 0.0
         self.probe_wait = 0.0
         self.probe_session: str | None = None
@@ -278,13 +283,32 @@ class Breaker:
         """Whether the probe's time is over."""
         return self.state is State.PROBING and self.probe_ends <= now
 
-    def trips(self, in_flight: int) -> bool:
+    def went_well(self, now: float, worker: str) -> None:
+        """A call of a worker says that the backend is well."""
+        self.failures = 0
+        if worker:
+            self.well_by, self.well_at = worker, now
+
+    def failed(self, worker: str) -> None:
+        """A call of a worker says that it is not."""
+        self.failures += 1
+        self.failed_by = worker if self.failures == 1 or worker == self.failed_by else ""
+
+    def trips(self, now: float, in_flight: int) -> bool:
         """Whether the failures in a row are enough to open, with so many calls in flight.
 
         A bare 3 opens falsely within 0.1 s at 200 concurrent calls and 5 % errors. As many
-        failures in a row as calls in flight mean that a whole round of calls failed.
+        failures in a row as calls in flight mean that a whole round of calls failed. Those of one
+        worker alone, while another has just been well, are that worker's own.
         """
-        return self.state is State.CLOSED and self.failures >= max(self._policy.failures, in_flight)
+        its_own = (
+            bool(self.failed_by)
+            and bool(self.well_by)
+            and self.well_by != self.failed_by
+            and self.well_at > now - self._policy.ceiling * 1000
+        )
+        enough = self.failures >= max(self._policy.failures, in_flight)
+        return self.state is State.CLOSED and enough and not its_own
 
     def open(self, now: float, jitter: float) -> None:
         """Make no calls; the first probe is due after the interval, or twice the last one's."""
@@ -714,10 +738,11 @@ class GateRules:
         started = now - duration if measured else now
         well = ended in (Ended.OK, Ended.REFUSED, Ended.LIMITED)
         at_ceiling = deadline >= self.policy.ceiling * 1000
+        worker = call.rpartition("#")[0]
         if well:
-            breaker.failures = 0
+            breaker.went_well(now, worker)
         elif ended is Ended.FAILED or at_ceiling:
-            breaker.failures += 1
+            breaker.failed(worker)
         if ended is Ended.LIMITED:
             self.pause.ask(now, retry_after, jitter)
             if ramp.limit is None:
@@ -738,7 +763,7 @@ class GateRules:
             ramp.ended(now, started, in_flight, bad=ramp.is_slow(size_class, duration))
         elif ended in (Ended.FAILED, Ended.TIMEOUT, Ended.LIMITED):
             ramp.ended(now, started, in_flight, bad=True, told=ended is Ended.LIMITED)
-        if breaker.trips(in_flight):
+        if breaker.trips(now, in_flight):
             breaker.open(now, jitter)
             self.permits.clear()
             self.counters["opened"] += 1
