@@ -42,8 +42,6 @@ from tests.integration.raw_server import (
     well,
 )
 
-pytestmark = pytest.mark.honcho
-
 SLACK = 1.0
 """Seconds that a busy machine may take longer; what is not cut takes far more."""
 
@@ -559,6 +557,7 @@ def write(client: HonchoClient, call: Call) -> None:
     client.add_messages("w", "s", [message], call=call)
 
 
+@pytest.mark.honcho
 @pytest.mark.parametrize(
     ("fault", "seconds", "says"),
     [
@@ -580,6 +579,7 @@ def test_a_fault_of_the_service_is_named_and_the_next_call_works(
     write(client, Call(LONG))
 
 
+@pytest.mark.honcho
 def test_the_deadline_of_each_call_leaves_the_connection_of_the_client(
     honcho: HonchoServer, client: HonchoClient
 ) -> None:
