@@ -309,7 +309,8 @@ class GateMachine(RuleBasedStateMachine):
         elif not followup and not on_time:
             assert not self.queue, "a newcomer overtook who waits"
             assert go.delay == 0, "a newcomer was let go ahead of the pace"
-        if not followup and not go.probe:
+        # A permit is counted when it is granted, and a followup may have come in between.
+        if not followup and not on_time and not go.probe:
             self.within_the_limit()
 
     def within_the_limit(self) -> None:
@@ -633,7 +634,8 @@ QUICK = settings(
 )
 #: Looks for a failure, the same way each time, and does not make it small.
 HUNT = settings(QUICK, max_examples=40, phases=[Phase.generate], database=None)
-HUNTS = 30
+#: Their seeds, those first that have found most.
+HUNTS = sorted(range(1, 31), key=lambda number: number not in (2, 12))
 
 
 def run(
@@ -646,7 +648,7 @@ def run(
 
 
 def hunt(machine: type[GateMachine], client: redis.Redis, edits: Edits) -> None:
-    for number in range(1, HUNTS + 1):
+    for number in HUNTS:
         run(machine, client, HUNT, edits, number)
 
 

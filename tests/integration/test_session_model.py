@@ -1170,11 +1170,12 @@ QUICK = settings(
 #: Looks for a failure, the same way each time, and does not make it small. Many short hunts: one
 #: long one explores around its first examples, and may find nothing for minutes.
 HUNT = settings(QUICK, max_examples=40, phases=[Phase.generate], database=None)
-HUNTS = 30
+#: Their seeds, those first that have found most.
+HUNTS = sorted(range(30), key=lambda number: number not in (2, 11, 12))
 
 
 def hunt(machine: type[SessionMachine], client: redis.Redis, edits: Edits) -> None:
-    for number in range(HUNTS):
+    for number in HUNTS:
         seeded = seed(number)(type(machine.__name__, (machine,), {}))
         run(seeded, client, HUNT, edits)
 
