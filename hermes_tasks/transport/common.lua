@@ -126,7 +126,7 @@ end
 local function move_on(name, now)
   local head = next_head()
   if not head then
-    redis.call('HDEL', SESSION, 'state', 'since')
+    redis.call('HDEL', SESSION, 'state', 'since', 'intent', 'attempts', 'most', 'tries', 'trace')
     redis.call('PEXPIRE', SESSION, REMEMBER_MS)
     return 'idle'
   end

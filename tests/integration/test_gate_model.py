@@ -419,7 +419,11 @@ class GateMachine(RuleBasedStateMachine):
                 asked = min((retry_after or 1.0), self.policy.retry_after_cap) * 1000
                 self.paused_until = max(self.paused_until, self.now + asked)
             if probing and self.probe is not None and self.probe[0] == call.worker.token:
-                latest = all(other.worker is not call.worker for other in self.calls)
+                # Of its calls the newest decides: the reports of those before it are lost.
+                latest = all(
+                    other.worker is not call.worker or other.started < call.started
+                    for other in self.calls
+                )
                 self.probe = None if latest else self.probe
         else:
             assert self._moved_by_reports() == moved, "a late report moved the gate"
