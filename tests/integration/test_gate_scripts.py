@@ -353,6 +353,35 @@ def test_a_pause_says_why_and_is_never_shortened(workers: Deployment, clock: Clo
     assert status.pause_why == "429"
 
 
+def test_a_denial_opens_says_why_and_is_told_once(
+    workers: Deployment, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = [workers.go(f"s{number}") for number in range(3)]
+    for call in calls:
+        workers.gate.report(call, Ended.DENIED, 0.1, why="HTTP 401: no key")
+    status = workers.gate.status()
+    assert (status.state, status.denied) == (State.OPEN, "HTTP 401: no key")
+    assert (status.counters["opened"], status.counters["denied"]) == (1, 1)
+    # A probe that is denied as well is no news
+    clock.wait(60)
+    workers.gate.report(workers.go("probe"), Ended.DENIED, 0.1, why="HTTP 401: no key")
+    assert workers.gate.status().state is State.OPEN
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "HTTP 401: no key" in caplog.text
+    # One that is let in ends it
+    clock.wait(60)
+    workers.gate.report(workers.go("another"), Ended.OK, 0.1)
+    status = workers.gate.status()
+    assert (status.state, status.denied) == (State.CLOSED, "")
+
+
+def test_a_key_that_is_one_workers_own_opens_nothing(workers: Deployment) -> None:
+    for call, ended in (("well#1", Ended.OK), ("bad#2", Ended.DENIED), ("bad#3", Ended.DENIED)):
+        go = workers.ask(workers.claim(f"of {call}"), call=call)
+        assert isinstance(go, Go)
+        assert workers.gate.report(go, ended, 0.1) is State.CLOSED
+
+
 def test_a_permit_is_void_after_two_seconds(workers: Deployment, clock: Clock) -> None:
     workers.gate.report(workers.go("x"), Ended.LIMITED, 0.1, 1.0)
     workers.hold("a")
