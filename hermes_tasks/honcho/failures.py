@@ -40,6 +40,7 @@ the request on and then lost patience."""
 
 _PLACES = frozenset(
     {"body", "messages", "content", "peer_id", "metadata", "created_at", "peers", "id", "filters"}
+    | {"conclusions", "observer_id", "observed_id", "session_id"}
 )
 _KIND = re.compile(r"[a-z_]{1,60}")
 
