@@ -24,6 +24,7 @@ from hermes_tasks.errors import (
     Overloaded,
     RateLimited,
     SessionHeld,
+    Unauthorised,
     Unreachable,
 )
 from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, State
@@ -145,12 +146,23 @@ class GatedLease:
 
     def _report(self, go: Go, call: Call, failure: BaseException | None, took: float) -> None:
         retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
+        why = ""
+        if isinstance(failure, Unauthorised):
+            why = f"HTTP {failure.status}: {failure.advice}"
         try:
-            state = self._gate.report(go, ended(failure, call), took, retry_after)
+            state = self._gate.report(go, ended(failure, call), took, retry_after, why=why)
         except RedisError as error:
             logger.debug("The gate does not hear how a call ended (%s)", type(error).__name__)
-        else:
-            self.calling = state is State.CLOSED
+            return
+        self.calling = state is State.CLOSED
+        if failure is None:
+            _denied.discard(self._gate.name)
+        elif why and self.calling and self._gate.name not in _denied:
+            # The gate tells of a denial that stops everybody; this one is of this worker alone.
+            _denied.add(self._gate.name)
+            logger.error(
+                "%s denies this worker's calls, not those of others (%s)", self._gate.name, why
+            )
 
 
 def ended(failure: BaseException | None, call: Call) -> Ended:
@@ -159,6 +171,8 @@ def ended(failure: BaseException | None, call: Call) -> Ended:
         return Ended.OK
     if isinstance(failure, RateLimited):
         return Ended.LIMITED
+    if isinstance(failure, Unauthorised):
+        return Ended.DENIED
     if isinstance(failure, DeadlineExceeded):
         return Ended.TIMEOUT
     if isinstance(failure, Unreachable):
@@ -176,6 +190,9 @@ def ended(failure: BaseException | None, call: Call) -> Ended:
 
 #: Calls this process made without its gate, until that can be told.
 _bypassed: dict[str, int] = {}
+
+#: Gates whose backends deny this process while they let others in: said once.
+_denied: set[str] = set()
 
 _stores: dict[tuple[int, int], SessionStore] = {}
 
