@@ -8,6 +8,7 @@ alone, with the deadline of a gate that knows nothing, and is counted.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import uuid
@@ -156,13 +157,20 @@ class GatedLease:
             return
         self.calling = state is State.CLOSED
         if failure is None:
-            _denied.discard(self._gate.name)
-        elif why and self.calling and self._gate.name not in _denied:
-            # The gate tells of a denial that stops everybody; this one is of this worker alone.
-            _denied.add(self._gate.name)
-            logger.error(
-                "%s denies this worker's calls, not those of others (%s)", self._gate.name, why
-            )
+            _denied_since.pop(self._gate.name, None)
+        elif why and self.calling:
+            self._denied_alone(why)
+
+    def _denied_alone(self, why: str) -> None:
+        """Say once that other workers are let in, and this one is not.
+
+        A key that ends for all of them does so while others have just been well: then the gate
+        says it, and this does not last.
+        """
+        now, name = time.monotonic(), self._gate.name
+        if now - _denied_since.setdefault(name, now) > self._gate.policy.ceiling:
+            _denied_since[name] = math.inf
+            logger.error("%s denies every call of this worker alone (%s)", name, why)
 
 
 def ended(failure: BaseException | None, call: Call) -> Ended:
@@ -191,8 +199,8 @@ def ended(failure: BaseException | None, call: Call) -> Ended:
 #: Calls this process made without its gate, until that can be told.
 _bypassed: dict[str, int] = {}
 
-#: Gates whose backends deny this process while they let others in: said once.
-_denied: set[str] = set()
+#: Since when the backend of a gate denies this process while it lets others in; never: it was said.
+_denied_since: dict[str, float] = {}
 
 _stores: dict[tuple[int, int], SessionStore] = {}
 
