@@ -13,7 +13,7 @@
     ├── QueueError
     │   ├── BrokerUnavailable       Redis does not answer, or refuses us
     │   ├── LeaseLost               another worker may own the session: stop, write nothing
-    │   ├── SessionHeld             the gate took the session; it goes on when its turn comes
+    │   ├── SessionHeld             the session waits, without its task, until a call may start
     │   └── GivenUp                 the result of a message that became a dead letter
     └── HonchoError
         ├── DeadlineExceeded        no answer in time: may have been written
@@ -101,7 +101,10 @@ class LeaseLost(QueueError):
 
 
 class SessionHeld(QueueError):
-    """No call may start now: the session waits at the gate, without this task. Write nothing."""
+    """No call may start now: the session waits, without this task. Write nothing.
+
+    It waits at the gate for its turn, or in Redis for the time when no earlier call can land.
+    """
 
 
 class GivenUp(QueueError):

@@ -145,6 +145,7 @@ class Gate:
             self.jitter(),
             bypassed,
             self.name,
+            self.store.options.landing_ms,
             session=session,
         )
         match answer:

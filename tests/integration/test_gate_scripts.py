@@ -145,10 +145,10 @@ def test_a_call_goes_with_the_ceiling_while_nothing_is_known(workers: Deployment
     assert answer == Go(30_000, 0, 0, 4, False, "id")
 
 
-def test_a_call_that_writes_records_its_intent_until_its_latest_end(workers: Deployment) -> None:
+def test_a_call_that_writes_records_its_intent_and_when_it_may_land(workers: Deployment) -> None:
     workers.go("a")
     began = int(START * 1000)
-    assert workers.fields("a")["intent"] == f"1 1 {began} {began + 30_000}"
+    assert workers.fields("a")["intent"] == f"1 1 {began + 45_000} 0"
 
 
 def test_a_call_that_writes_nothing_records_none(workers: Deployment) -> None:
