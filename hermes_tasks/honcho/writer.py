@@ -1,15 +1,16 @@
 """Turns into Honcho: in order, in batches, each once as far as Honcho allows.
 
 Honcho knows neither idempotency nor fences. So every message carries its turn's id and its part
-number, by which a stored one is known; an attempt that may follow another asks first; and each call
-is let through, what it begins recorded, and the right to write checked, before a byte leaves
+number, by which a stored one is known; an attempt that may follow another asks first, and what it
+does not find is written only when the guard says that no earlier call can land any more; and each
+call is let through, what it begins recorded, and the right to write checked, before a byte leaves
 (:class:`WriteGuard`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -30,9 +31,13 @@ class WriteGuard(Protocol):
     """The right to call Honcho for a session, and the record of what was written.
 
     :class:`~hermes_tasks.guard.GatedLease` is one. Every method may raise
-    :class:`~hermes_tasks.errors.LeaseLost`, and ``call`` also
+    :class:`~hermes_tasks.errors.LeaseLost`, ``call`` and ``ask_again`` also
     :class:`~hermes_tasks.errors.SessionHeld`: then nothing more is sent.
     """
+
+    @property
+    def rewritten(self) -> Collection[str]:
+        """Turns written when no earlier call was expected any more: each question includes them."""
 
     def call(self, messages: int = 0, ids: Iterable[str] = (), /) -> AbstractContextManager[Call]:
         """Open a call: the last step before its first byte. It is over when the block is left.
@@ -40,8 +45,17 @@ class WriteGuard(Protocol):
         ``messages``: how many it carries, of the turns ``ids``; none for one that writes nothing.
         """
 
+    def found(self, ids: Iterable[str], twice: Collection[str], /) -> None:
+        """These turns are stored already, all their parts.
+
+        ``twice``: turns, of these or of the rewritten, of which a part is stored more than once.
+        """
+
+    def ask_again(self, ids: Iterable[str], /) -> bool:
+        """These turns were asked for and are not stored: whether to ask again before writing."""
+
     def commit(self, ids: Iterable[str], /) -> None:
-        """These turns are stored, all their parts."""
+        """These turns have just been stored, all their parts."""
 
     def bury(self, turn_id: str, reason: str, detail: str, /) -> None:
         """This turn will never be taken. ``reason`` is one word, ``detail`` one line."""
@@ -115,12 +129,13 @@ class Writer:
         rest = [_Rest(turn, range(turn.size)) for turn in turns]
         batches: deque[list[_Rest]] = deque()
         try:
-            rest = self._without_held(rest, guard, ask)
-            batches.extend(_batches([entry for entry in rest if entry.parts]))
-            held = [entry.turn.turn_id for entry in rest if not entry.parts]
-            if held:
-                guard.commit(held)
-                found = len(held)
+            while asked := [entry.turn for entry in rest if ask or entry.turn.ask]:
+                found += self._take_out_held(rest, asked, guard)
+                missing = {entry.turn.turn_id for entry in rest}
+                unfound = [turn.turn_id for turn in asked if turn.turn_id in missing]
+                if not unfound or not guard.ask_again(unfound):
+                    break
+            batches.extend(_batches(rest))
             while batches:
                 batch = batches[0]
                 try:
@@ -134,7 +149,7 @@ class Writer:
                         batches.extendleft((batch[middle:], batch[:middle]))
                     else:
                         turn_id = batch[0].turn.turn_id
-                        guard.bury(turn_id, "refused", str(error))
+                        guard.bury(turn_id, "poison", str(error))
                         dead.append(turn_id)
                 else:
                     batches.popleft()
@@ -147,21 +162,26 @@ class Writer:
                 dead.append(entry.turn.turn_id)
         return WriteReport(written, found, tuple(dead))
 
-    def _without_held(self, rest: list[_Rest], guard: WriteGuard, ask: bool) -> list[_Rest]:
-        """What is left of turns when their session is asked what it holds of them."""
-        asked = [entry.turn for entry in rest if ask or entry.turn.ask]
-        if not asked:
-            return rest
+    def _take_out_held(self, rest: list[_Rest], asked: Sequence[Turn], guard: WriteGuard) -> int:
+        """Ask a session for turns, and settle those that it holds; returns how many it does."""
         held = self._client.held(
             asked[0].workspace,
             asked[0].session,
-            [turn.turn_id for turn in asked],
+            {turn.turn_id for turn in asked}.union(guard.rewritten),
             calls=guard.call,
         )
-        return [
+        left = [
             _Rest(entry.turn, [n for n in entry.parts if (entry.turn.turn_id, n) not in held])
             for entry in rest
         ]
+        rest[:] = [entry for entry in left if entry.parts]
+        found = [entry.turn.turn_id for entry in left if not entry.parts]
+        # One with parts still to be written is counted when it is asked for as a rewritten one.
+        twice = {turn_id for (turn_id, _), times in held.items() if times > 1}
+        twice.difference_update(entry.turn.turn_id for entry in rest)
+        if found or twice:
+            guard.found(found, twice)
+        return len(found)
 
     def _send(self, batch: Sequence[_Rest], guard: WriteGuard) -> None:
         """Store what is left of some turns: in one call, unless a single one is too large."""
