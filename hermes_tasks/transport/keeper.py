@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from hermes_tasks.transport import events
 from hermes_tasks.transport.sessions import Claimed, Completed, Outcome, SessionStore
 from hermes_tasks.transport.trace import log_given_up
 
@@ -192,7 +193,7 @@ class Keeper:
             done = self.store.complete(session, "", Outcome.LAPSED)
             if done.state != "lost":
                 logger.warning("The lease on session %s ran out; it is %s", session, done.state)
-            self._tell(session, done)
+            self._tell(session, done, Outcome.LAPSED)
         for session in found.due:
             self.store.wake(session)
         if found.requeued:
@@ -203,12 +204,17 @@ class Keeper:
         assert outcome is not None
         done = self.store.complete(claim.session, claim.token, outcome, holding.id, unless=unless)
         self._discard(holding)
-        self._tell(claim.session, done)
+        self._tell(claim.session, done, outcome)
         return done.entry
 
-    def _tell(self, session: str, done: Completed) -> None:
+    def _tell(self, session: str, done: Completed, outcome: Outcome) -> None:
+        if not done.given_up:
+            return
+        reason = outcome.value  # revoked or expired, as somebody has asked for
         if done.state == "dead":
+            reason = "attempts"
             log_given_up(logger, done.given_up, session, done.trace)
+        events.dropped(self.store, session, [done.given_up], reason)
 
     def _discard(self, holding: Holding) -> None:
         with self._mutex:
