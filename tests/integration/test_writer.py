@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -445,15 +446,18 @@ def test_a_lease_lost_while_committing_ends_the_writing(
 # -- what is refused ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", [0, 1, 4, 7, 8])
+@pytest.mark.parametrize(
+    ("size", "where"), [(2, 1), (3, 2), (9, 0), (9, 1), (9, 4), (9, 8), (50, 17), (50, 49)]
+)
 def test_a_poison_turn_is_found_and_buried_and_the_others_are_written_in_order(
-    server: HonchoServer, writer: Writer, guard: Guard, where: int
+    server: HonchoServer, writer: Writer, guard: Guard, size: int, where: int
 ) -> None:
-    turns = [turn(f"t{i}") for i in range(9)]
+    turns = [turn(f"t{i}") for i in range(size)]
     turns[where] = poisoned(f"t{where}")
     report = writer.write(turns, guard, ask=False)
     good = [t for t in turns if t is not turns[where]]
-    assert report == WriteReport(written=8, found=0, dead=(f"t{where}",))
+    assert report == WriteReport(written=size - 1, found=0, dead=(f"t{where}",))
+    assert server.stats()["calls"]["messages"] - 1 <= 2 * math.log2(size)
     assert stored(server) == parts(*good)
     assert guard.committed == [t.turn_id for t in good]
     [(reason, detail)] = guard.buried.values()
