@@ -38,6 +38,7 @@ SESSION_OPTIONS = {
     "backlog_limit": "session_backlog_limit",
     "batch_turns": "session_batch_messages",
     "batch_messages": "session_batch_size",
+    "dead_max_age": "session_dead_max_age",
 }
 
 

@@ -229,6 +229,10 @@ class Settings(BaseSettings):
         default=86_400.0,
         description="Seconds after which a turn that Honcho could not take is given up.",
     )
+    dead_max_age: Annotated[float, Field(ge=1, le=3_153_600_000)] = Field(
+        default=2_592_000.0,
+        description="Seconds that a turn that was given up is kept as a dead letter.",
+    )
     honcho_url: str | None = Field(
         default=None,
         validation_alias="HONCHO_URL",
