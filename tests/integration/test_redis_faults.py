@@ -1,4 +1,4 @@
-"""Gateways and workers together on a Redis that fails: nothing lost, nothing twice, all in order."""
+"""Gateways and workers on a Redis that fails: nothing lost, nothing twice, all in order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
 from hermes_tasks import TurnSync
 from hermes_tasks.testing.audit import Audit, audit
