@@ -1,4 +1,4 @@
-"""Dead letters by example, on every kind of server: what is kept, what a retry does, what is dropped."""
+"""Dead letters by example, on every kind of server: what a retry does, and what is dropped."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def retry(letters: DeadLetters, *ids: str) -> list[tuple[str, str]]:
 
 def work_off(store: SessionStore) -> list[str]:
     """Write all that is ready; the ids in the order in which they reach the backend."""
-    written = []
+    written: list[str] = []
     while store.client.llen(store.names.run):
         claimed = claim(store, f"later {len(written)}")
         written += ids_of(claimed)
@@ -277,7 +277,7 @@ def test_any_message_of_any_id_comes_back_as_it_was(
 def test_an_expired_message_is_retried_without_its_expiry(
     store: SessionStore, letters: DeadLetters
 ) -> None:
-    message = {"headers": {"expires": "2020-01-01T00:00:00Z", "id": "1"}, "body": "b"}
+    message: dict[str, Any] = {"headers": {"expires": "2020-01-01T00:00:00Z"}, "body": "b"}
     store.push(S, json.dumps(message), id="1")
     claim(store)
     store.complete(S, "t", Outcome.EXPIRED, "1")
@@ -318,7 +318,8 @@ def test_many_letters_are_found_and_counted_when_the_cap_drops_them(
     push(store, "1")
     claim(store)
     bury(store, "1")
-    ((_, fields),) = store.client.xrange(store.names.dead)
+    entries: Any = store.client.xrange(store.names.dead)
+    ((_, fields),) = entries
     pipe = store.client.pipeline(transaction=False)
     for _ in range(10_300):
         pipe.xadd(store.names.dead, fields)

@@ -2,7 +2,7 @@
 
 What is put back must be asked about, must never be written before what was written already, and
 must not be lost: the machine of ``test_session_model`` knows all of that, and holds it after every
-step. So does `hermes-tasks check`, which must find nothing wrong with any of the states it comes to.
+step. And `hermes-tasks check` must find nothing wrong with any of the states it comes to.
 """
 
 from __future__ import annotations
