@@ -1412,7 +1412,8 @@ BROKEN: dict[str, Edits] = {
         "common": [
             (
                 "set_intent(first, last, lands, asked or 0)",
-                "set_intent(first, last, lands, asked or intent and select(4, parts_of(intent)) or 0)",
+                "set_intent(first, last, lands, asked or intent and select(4, parts_of(intent))"
+                " or 0)",
             )
         ]
     },
