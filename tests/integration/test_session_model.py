@@ -1411,9 +1411,8 @@ BROKEN: dict[str, Edits] = {
     "the questions before a call count after it": {
         "common": [
             (
-                "set_intent(first, last, lands, asked or 0)",
-                "set_intent(first, last, lands, asked or intent and select(4, parts_of(intent))"
-                " or 0)",
+                "lands, asked or 0)",
+                "lands, asked or intent and select(4, parts_of(intent)) or 0)",
             )
         ]
     },
