@@ -28,8 +28,8 @@ pytestmark = [
 
 SESSIONS = 6
 LEASE = 2.0
-#: How long clients wait for Redis, in seconds; the defaults are ten times as long.
-PATIENCE = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+#: How long clients wait for Redis, in seconds; the defaults are ten and more times as long.
+PATIENCE = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 #: Seconds until all is written once Redis is well, on a busy machine.
 DONE = 40.0
 
@@ -205,6 +205,9 @@ def test_a_redis_that_reads_its_file_for_a_while(
         filling.execute()
     client.bgrewriteaof()
     wait_for_accepted(deployment, 100)
+    wait_until(
+        lambda: not client.info("persistence")["aof_rewrite_in_progress"], 10.0, "its new file"
+    )
     redis_server.kill()
     # Slowly, and with a look at its clients now and then.
     redis_server.configure("key-load-delay", 500)
