@@ -42,10 +42,10 @@ Every state change is one Lua script on Redis time, beside this file, with its c
 * **A session can be held** by whoever lets tasks go on only one by one: it is in no queue of this
   transport then, without a lease, and accepts messages. ``hold`` and ``make_ready`` of
   ``common.lua`` are for scripts of theirs.
-* **A dead letter** (:mod:`.dead`) is kept with its reason, its trace and its message. **retry** puts
-  it back before what was accepted later, as long as nothing of that is written, or may be.
-* **check** looks at a session for what the scripts never leave behind, and **repair** puts it right,
-  without losing or reordering a message (:mod:`.check`).
+* **A dead letter** (:mod:`.dead`) is kept with its reason, its trace and its message. **retry**
+  puts it back before what was accepted later, as long as nothing of that is written, or may be.
+* **check** looks at a session for what the scripts never leave behind, and **repair** puts it
+  right, without losing or reordering a message (:mod:`.check`).
 * Tasks that do not commit are settled by their acknowledgement, as everywhere in Celery.
 * **Late acknowledgement** is required: an early one comes before the task runs.
 * **The keeper** (:mod:`.keeper`), a thread of the worker's main process, renews leases and rescues
