@@ -79,7 +79,7 @@ local function put(entry, message)
       >= bound + backlog_bound then
     return {'full', 0, 0}
   end
-  local lands = tonumber(letter.lands or '') or 0
+  local lands = tonumber(letter.lands or '0') or 0
   local wait = math.max(0, lands - now)
   -- The worker's own calls would end the doubt about this one.
   if wait > 0 and state == 'leased' then return {'doubt', 0, wait} end
