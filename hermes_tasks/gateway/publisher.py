@@ -74,6 +74,12 @@ class Publisher:
         self._asked.set()
         self._delay = BACKOFF_FIRST_SECONDS
         self._failures = 0
+        self._retry_at = 0.0
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until it tries again, if there is trouble."""
+        return max(0.0, self._retry_at - time.monotonic())
 
     @property
     def is_running(self) -> bool:
@@ -254,7 +260,7 @@ class Publisher:
         if self.trouble is None:
             logger.warning("%s; turns are kept and sent later", error)
         self.trouble = str(error)
-        until = time.monotonic() + self._delay * random.uniform(0.5, 1.0)
+        self._retry_at = until = time.monotonic() + self._delay * random.uniform(0.5, 1.0)
         self._delay = min(self._delay * 2, BACKOFF_LONGEST_SECONDS)
         while not self._stopped and (remaining := until - time.monotonic()) > 0:
             self._wake.clear()

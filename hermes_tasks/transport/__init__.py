@@ -113,6 +113,7 @@ def run_queue(prefix: str = DEFAULT_PREFIX) -> Queue:
 __all__ = [
     "BatchMessage",
     "BatchTask",
+    "Names",
     "OrderedTask",
     "Progress",
     "Push",

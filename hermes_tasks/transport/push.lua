@@ -66,7 +66,7 @@ for other, number, last in
   end
 end
 
-local state = redis.call('HGET', SESSION, 'state')
+local state, watched = unpack(redis.call('HMGET', SESSION, 'state', 'watched'))
 local number = redis.call('HINCRBY', SESSION, 'accepted', 1)   -- refused if memory is full
 if not state then
   redis.call('PERSIST', SESSION)
@@ -81,6 +81,7 @@ if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber
     local lost = parse(redis.call('LPOP', BACKLOG))
     bury(name, lost, 'overflow')
     answer[#answer + 1] = lost.id
+    announce(watched)
   end
 end
 count('accepted')
