@@ -1,4 +1,4 @@
-"""The Celery task: one per turn, thin."""
+"""The Celery task: one per turn or conclusion, thin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hermes_tasks.errors import (
 )
 from hermes_tasks.transport import BatchTask, SessionLease
 from hermes_tasks.transport.channel import SIZE_HEADER
-from hermes_tasks.turns import Turn
+from hermes_tasks.turns import Memory, from_json
 
 if TYPE_CHECKING:
     from hermes_tasks.guard import GatedLease
@@ -41,7 +41,7 @@ class TurnTask(BatchTask):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         turn = args[0] if args else (kwargs or {})["turn"]
-        described = Turn.from_json(turn)
+        described = from_json(turn)
         options.setdefault("argsrepr", f"({described.describe()})")
         options.setdefault("kwargsrepr", "{}")
         options["headers"] = {**(options.get("headers") or {}), SIZE_HEADER: described.size}
@@ -60,7 +60,7 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
     if lease is None:
         raise InvalidTurn("a turn must come through its session's queue, or order is lost")
     try:
-        turns = [Turn.from_json(message.args[0]) for message in lease.messages]
+        turns = [from_json(message.args[0]) for message in lease.messages]
     except InvalidTurn as error:
         # It may be its own fault or that of an older worker: let it try elsewhere, alone.
         logger.error("Turn %s or one behind it cannot be read: %s", self.request.id, error)
@@ -121,7 +121,7 @@ def wait(error: HonchoError, tries: int, calling: bool) -> float:
     return min(RETRY_FIRST * 2.0 ** min(tries, 16), RETRY_LONGEST) * random.uniform(0.5, 1.0)
 
 
-def guard_of(task: Any, lease: SessionLease, turn: Turn) -> GatedLease:
+def guard_of(task: Any, lease: SessionLease, turn: Memory) -> GatedLease:
     """A lease behind the gate of the turn's backend. A gateway has not installed what it needs."""
     from hermes_tasks.guard import GatedLease, gate_of
 

@@ -1,13 +1,18 @@
-"""Turns: what one exchange leaves to be remembered, as plain JSON that is complete in itself.
+"""What is to be remembered, as plain JSON that is complete in itself: turns and conclusions.
 
-A turn is made on the gateway by :meth:`Turn.create`, which does all the cleaning, splitting and
-checking, and read on the worker by :meth:`Turn.from_json`, which needs neither Hermes
-nor settings::
+A turn is what one exchange leaves: its messages. A conclusion is one fact that a peer has learnt of
+a peer; it travels like a turn, in the queue of its session. Both are made on the gateway by
+``create``, which does all the cleaning, splitting and checking, and read on the worker by
+:func:`from_json`, which needs neither Hermes nor settings::
 
     {"v": 1, "turn_id": "5f…", "backend": "default", "workspace": "w", "session": "telegram-42-…",
      "messages": [{"peer": "igor", "content": "hi", "metadata": {…},
                    "created_at": "2026-01-31T12:00:00.000000+00:00"}],
      "peers": {"igor": {"observe_me": true, "observe_others": false}}, "ask": true}
+
+    {"v": 1, "kind": "conclusion", "turn_id": "7a…", "backend": "default", "workspace": "w",
+     "session": "telegram-42-…", "observer": "hermes", "observed": "igor",
+     "content": "Igor likes tea"}
 
 ``metadata``, ``peers`` and ``ask`` are left out where there is nothing to say.
 """
@@ -19,11 +24,11 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from hermes_tasks.errors import InvalidTurn
 from hermes_tasks.identity import honcho_id, is_honcho_id, is_turn_id
-from hermes_tasks.text import clean, is_blank, split
+from hermes_tasks.text import CONTENT_LIMIT, clean, is_blank, split
 
 FORMAT: Final = 1
 """Version of the JSON form. A worker refuses a newer one with a clear error."""
@@ -60,6 +65,8 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One exchange to be remembered, in the session it belongs to."""
+
+    kind: ClassVar[Literal["turn"]] = "turn"
 
     turn_id: str
     workspace: str
@@ -101,12 +108,8 @@ class Turn:
         Raises:
             InvalidTurn: one line that names the field, never its content.
         """
-        if turn_id is None:
-            turn_id = uuid.uuid4().hex
-        elif not is_turn_id(turn_id):
-            raise InvalidTurn("turn_id must be 1 to 100 characters of A-Z a-z 0-9 _ : -")
-        if not is_honcho_id(backend):
-            raise InvalidTurn("backend must be 1 to 100 characters of A-Z a-z 0-9 _ -")
+        turn_id = _turn_id(turn_id)
+        _check_backend(backend)
         if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
             raise InvalidTurn(f"messages must be a list, not {type(messages).__name__}")
         parts = _parts(messages)
@@ -129,14 +132,9 @@ class Turn:
         Raises:
             InvalidTurn: it is not a turn, or is of a newer format. The message has no content.
         """
-        version = data.get("v") if isinstance(data, Mapping) else None
-        if version != FORMAT:
-            newer = isinstance(version, int) and version > FORMAT
-            raise InvalidTurn(
-                f"turn has format {version}, this worker reads {FORMAT}: update the worker"
-                if newer
-                else "not a turn: it has no format version"
-            )
+        if isinstance(data, Mapping) and "kind" in data:
+            raise InvalidTurn("not a turn: it is of another kind")
+        _check_format(data)
         try:
             turn = cls(
                 turn_id=data["turn_id"],
@@ -205,15 +203,7 @@ class Turn:
 
     def _check(self) -> None:
         """Check what becomes part of a URL, a Redis key or a filter, whoever wrote the JSON."""
-        if not is_turn_id(self.turn_id):
-            raise InvalidTurn("not a turn: turn_id is not valid")
-        for name, value in (
-            ("backend", self.backend),
-            ("workspace", self.workspace),
-            ("session", self.session),
-        ):
-            if not is_honcho_id(value):
-                raise InvalidTurn(f"not a turn: {name} is not a valid id")
+        _check_names(self)
         if not self.messages:
             raise InvalidTurn("not a turn: it has no messages")
         if not isinstance(self.peers, dict) or not all(map(is_honcho_id, self.peers)):
@@ -226,6 +216,199 @@ class Turn:
                 and isinstance(message.metadata, dict | None)
             ):
                 raise InvalidTurn("not a turn: a message of it is not valid")
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """A fact that one peer has learnt of another, in the session it was learnt in.
+
+    Honcho keeps neither our id nor a time of ours with it. It is known by what it says: two
+    conclusions of the same observer, observed, session and content cannot be told apart, and where
+    it is not known whether one of them was written, the other may stand for both.
+    """
+
+    kind: ClassVar[Literal["conclusion"]] = "conclusion"
+
+    turn_id: str
+    workspace: str
+    session: str
+    observer: str
+    observed: str
+    content: str = field(repr=False)
+    backend: str = DEFAULT_BACKEND
+    ask: bool = False
+
+    @classmethod
+    def create(
+        cls,
+        workspace: str,
+        session: str,
+        observer: str,
+        observed: str,
+        content: str,
+        *,
+        turn_id: str | None = None,
+        backend: str = DEFAULT_BACKEND,
+        ask: bool = False,
+    ) -> Conclusion:
+        """Make a conclusion from what a gateway has: any keys, any text. It is never split.
+
+        Args:
+            workspace: Honcho workspace.
+            session: key of the session, such as ``"telegram:42"``.
+            observer: key of the peer who has learnt it.
+            observed: key of the peer it is about; may be the same.
+            content: what was learnt; 1 to 25,000 characters when cleaned.
+            turn_id: ``[A-Za-z0-9_:-]{1,100}``, the same whenever the same conclusion is sent again;
+                a random one by default.
+            backend: name of the Honcho deployment, ``[A-Za-z0-9_-]{1,100}``.
+            ask: it may have been sent before: Honcho is asked before it is written.
+
+        Raises:
+            InvalidTurn: one line that names the field, never its content.
+        """
+        turn_id = _turn_id(turn_id)
+        _check_backend(backend)
+        if not isinstance(content, str):
+            raise InvalidTurn(f"content must be a string, not {type(content).__name__}")
+        content = clean(content)
+        if is_blank(content):
+            raise InvalidTurn("content has nothing to remember: it is blank")
+        if len(content) > CONTENT_LIMIT:
+            raise InvalidTurn(
+                f"content has {len(content)} characters, a conclusion at most {CONTENT_LIMIT}"
+            )
+        return cls(
+            turn_id=turn_id,
+            workspace=honcho_id(workspace, "workspace"),
+            session=honcho_id(session, "session"),
+            observer=honcho_id(observer, "observer"),
+            observed=honcho_id(observed, "observed"),
+            content=content,
+            backend=backend,
+            ask=bool(ask),
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Conclusion:
+        """Read a conclusion that :meth:`to_json` wrote, perhaps in another version.
+
+        Raises:
+            InvalidTurn: it is not one, or is of a newer format. The message has no content.
+        """
+        _check_format(data)
+        try:
+            conclusion = cls(
+                turn_id=data["turn_id"],
+                workspace=data["workspace"],
+                session=data["session"],
+                observer=data["observer"],
+                observed=data["observed"],
+                content=data["content"],
+                backend=data["backend"],
+                ask=bool(data.get("ask")),
+            )
+        except KeyError as error:
+            raise InvalidTurn(f"not a conclusion: it has no {error.args[0]}") from None
+        _check_names(conclusion)
+        if not (is_honcho_id(conclusion.observer) and is_honcho_id(conclusion.observed)):
+            raise InvalidTurn("not a conclusion: a peer of it is not a valid id")
+        if not isinstance(conclusion.content, str) or not conclusion.content:
+            raise InvalidTurn("not a conclusion: its content is not valid")
+        return conclusion
+
+    def to_json(self) -> dict[str, Any]:
+        """The conclusion as plain data, ready for any JSON encoder."""
+        data: dict[str, Any] = {
+            "v": FORMAT,
+            "kind": self.kind,
+            "turn_id": self.turn_id,
+            "backend": self.backend,
+            "workspace": self.workspace,
+            "session": self.session,
+            "observer": self.observer,
+            "observed": self.observed,
+            "content": self.content,
+        }
+        if self.ask:
+            data["ask"] = True
+        return data
+
+    @property
+    def session_key(self) -> str:
+        """Names the session among all backends and workspaces: ``backend:workspace:session``."""
+        return f"{self.backend}:{self.workspace}:{self.session}"
+
+    @property
+    def size(self) -> int:
+        """It counts as one message."""
+        return 1
+
+    @property
+    def characters(self) -> int:
+        """Length of the content, in characters."""
+        return len(self.content)
+
+    def describe(self) -> str:
+        """What logs, events and Flower may show of it: no text, only names and numbers."""
+        return f"session={self.session}, conclusion, characters={self.characters}"
+
+
+Memory: TypeAlias = Turn | Conclusion
+"""Whatever travels in a session's queue."""
+
+
+def from_json(data: Mapping[str, Any]) -> Memory:
+    """Read a turn or a conclusion.
+
+    Raises:
+        InvalidTurn: it is neither, or is of a newer format. The message has no content.
+    """
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if kind is None:
+        return Turn.from_json(data)
+    if kind == Conclusion.kind:
+        return Conclusion.from_json(data)
+    raise InvalidTurn("of a kind that this worker does not know: update the worker")
+
+
+def _turn_id(given: object) -> str:
+    """The caller's id of a turn, or a random one."""
+    if given is None:
+        return uuid.uuid4().hex
+    if not isinstance(given, str) or not is_turn_id(given):
+        raise InvalidTurn("turn_id must be 1 to 100 characters of A-Z a-z 0-9 _ : -")
+    return given
+
+
+def _check_backend(backend: object) -> None:
+    if not is_honcho_id(backend):
+        raise InvalidTurn("backend must be 1 to 100 characters of A-Z a-z 0-9 _ -")
+
+
+def _check_format(data: object) -> None:
+    """Check that a JSON form is one that this version reads."""
+    version = data.get("v") if isinstance(data, Mapping) else None
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        raise InvalidTurn(
+            f"turn has format {version}, this worker reads {FORMAT}: update the worker"
+            if newer
+            else "not a turn: it has no format version"
+        )
+
+
+def _check_names(turn: Memory) -> None:
+    """Check what becomes part of a URL, a Redis key or a filter, whoever wrote the JSON."""
+    if not is_turn_id(turn.turn_id):
+        raise InvalidTurn(f"not a {turn.kind}: turn_id is not valid")
+    for name, value in (
+        ("backend", turn.backend),
+        ("workspace", turn.workspace),
+        ("session", turn.session),
+    ):
+        if not is_honcho_id(value):
+            raise InvalidTurn(f"not a {turn.kind}: {name} is not a valid id")
 
 
 def _parts(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:

@@ -23,7 +23,7 @@ from hermes_tasks.gateway.publisher import Publisher
 from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.identity import honcho_id
-from hermes_tasks.turns import Turn
+from hermes_tasks.turns import Conclusion, Memory, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ PROGRESS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A turn was accepted: it will be written, once, after those accepted before it.
+    """A turn or a conclusion was accepted: it will be written, once, after those accepted before.
 
     Attributes:
-        turn_id: the turn's id, in Honcho's metadata and in Celery.
+        turn_id: its id in Celery and, of a turn, in Honcho's metadata.
         workspace: the Honcho workspace it goes to.
         session: the Honcho session it goes to.
     """
@@ -149,6 +149,48 @@ class TurnSync:
             backend=self.settings.backend,
             peers=peers,
         )
+        return self._accept(turn)
+
+    def conclude(
+        self,
+        *,
+        session: str,
+        observer: str,
+        observed: str,
+        content: str,
+        workspace: str | None = None,
+        turn_id: str | None = None,
+    ) -> Receipt:
+        """Accept a conclusion: a fact that one peer has learnt of another. As fast as a turn.
+
+        It is written after the turns of its session accepted before it. Honcho keeps no id with it:
+        two of the same peers, session and content cannot be told apart there.
+
+        Args:
+            session: key of the session, such as ``"telegram:42"``; made a valid id.
+            observer: key of the peer who has learnt it.
+            observed: key of the peer it is about; may be the same.
+            content: what was learnt, up to 25,000 characters.
+            workspace: Honcho workspace; default: this gateway's.
+            turn_id: the same whenever the same conclusion is given again; random by default.
+
+        Raises:
+            InvalidTurn: it cannot be remembered as it is; the text is not in the message.
+            Closed: :meth:`close` has begun.
+        """
+        return self._accept(
+            Conclusion.create(
+                self.settings.honcho_workspace_id if workspace is None else workspace,
+                session,
+                observer,
+                observed,
+                content,
+                turn_id=turn_id,
+                backend=self.settings.backend,
+            )
+        )
+
+    def _accept(self, turn: Memory) -> Receipt:
         body = json.dumps(turn.to_json(), separators=(",", ":"))
         self._spool.append(turn.session_key, turn.turn_id, body)
         self._publisher.wake()

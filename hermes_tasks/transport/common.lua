@@ -27,6 +27,8 @@
 --   since                    its first run-queue number while it is ready
 --   accepted, settled        messages so far; epoch, suspect: what another Redis process may have
 --                            forgotten; senders: the last message of each of the four latest
+--   buried                   its first dead letter: numbers of older ones are of a session that was
+--                            forgotten meanwhile
 --   intent                   "first last started latest-end" of the calls that are in doubt
 -- Of the claim:
 --   token, worker            who holds the lease
@@ -99,10 +101,14 @@ end
 -- Keep an item that is given up, with the reason, and its trace if it is the head. The caller takes
 -- it out of its list.
 local function bury(name, item, reason, detail, lines)
-  redis.call('XADD', DEAD, 'MAXLEN', '~', DEAD_LETTERS, '*', 'session', name, 'id', item.id,
-    'number', item.number, 'reason', reason, 'detail', detail or '',
+  local size, kind, message = string.match(item.text, '^%S+ %S+ (%S+) (%S+) %S+ (.*)$')
+  local entry = redis.call('XADD', DEAD, '*', 'session', name, 'id', item.id,
+    'number', item.number, 'size', size, 'kind', kind, 'reason', reason, 'detail', detail or '',
     'attempts', redis.call('HGET', SESSION, 'attempts') or '0', 'trace', lines or '',
-    'message', string.match(item.text, '^%S+ %S+ %S+ %S+ %S+ (.*)$'))
+    'message', message)
+  local dropped = redis.call('XTRIM', DEAD, 'MAXLEN', '~', DEAD_LETTERS)
+  if dropped > 0 then count('dead_trimmed', dropped) end
+  redis.call('HSETNX', SESSION, 'buried', entry)
   forget({item.id})
   count('dead:' .. reason)
 end

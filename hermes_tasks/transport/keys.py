@@ -5,9 +5,10 @@ All keys share the hash tag ``{prefix}``: one slot, one ACL pattern.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 DEFAULT_PREFIX = "hermes"
 
@@ -104,6 +105,29 @@ class Names:
         """The twelve keys of every session script, in the order ``common.lua`` gives."""
         base = self.key("session", _unmistakable(session))
         return (base, *(f"{base}:{part}" for part in PARTS), *self._shared)
+
+    def session_of_key(self, key: str) -> str | None:
+        """The session whose hash, or one of its parts, has this key; ``None`` for other keys."""
+        found = self._named("session", key)
+        if not found:
+            return None
+        base, colon, part = found.rpartition(":")
+        return unquote(base if colon and part in PARTS else found)
+
+    def gate_of_key(self, key: str) -> str | None:
+        """The gate whose hash, or one of its parts, has this key; ``None`` for other keys."""
+        found = self._named("gate", key)
+        first, colon, rest = found.partition(":")
+        return f"{unquote(first)}:{unquote(rest.partition(':')[0])}" if colon else None
+
+    def every(self, sort: str) -> str:
+        """The pattern of all keys of a sort, ``session`` or ``gate``, for ``SCAN``."""
+        return re.sub(r"([\\\[\]*?^])", r"\\\1", self.key(sort, "")) + "*"
+
+    def _named(self, sort: str, key: str) -> str:
+        """What a key of this sort says after the sort; ``""`` for other keys."""
+        start = self.key(sort, "")
+        return key[len(start) :] if key.startswith(start) else ""
 
     @cached_property
     def gates(self) -> str:

@@ -37,8 +37,9 @@ QUOTED = "sword%2Ffish"
 COMMANDS = {
     "our scripts": "eval evalsha script|load script|exists time lpush rpush lrange llen lset "
     "lindex lrem ltrim lpop rpop del hget hset hmget hgetall hdel hincrby zadd zcard zcount zrem "
-    "zrange zrangebyscore zremrangebyscore zscore sadd srem sismember persist pexpire xadd "
-    "xrevrange",
+    "zrange zrangebyscore zremrangebyscore zscore sadd srem sismember persist pexpire pttl hsetnx "
+    "xadd xlen xrevrange xdel xtrim",
+    "`hermes-tasks check`, which looks at every session": "scan",
     "Kombu's queues and broadcasts": "brpop smembers exists zrange get set multi exec watch "
     "unwatch publish psubscribe punsubscribe",
     "which process answers": "info",

@@ -55,6 +55,10 @@ def post(http: httpx.Client, *messages: dict[str, Any], path: str = MESSAGES) ->
     return http.post(path, json={"messages": messages})
 
 
+def conclude(http: httpx.Client, *conclusions: dict[str, Any]) -> httpx.Response:
+    return http.post("/v3/workspaces/w/conclusions", json={"conclusions": conclusions})
+
+
 def test_posting_creates_workspace_session_and_peers(server: HonchoServer, sdk: Honcho) -> None:
     [stored] = Session("s", sdk).add_messages([MessageCreateParams(content="hi", peer_id="igor")])
     assert (stored.content, stored.peer_id, stored.session_id) == ("hi", "igor", "s")
@@ -183,17 +187,42 @@ def test_a_deleted_session_takes_nothing_more(sdk: Honcho, http: httpx.Client) -
 
 
 def test_conclusions_need_their_session_and_peers_and_are_kept_twice(
-    sdk: Honcho, http: httpx.Client
+    server: HonchoServer, sdk: Honcho, http: httpx.Client
 ) -> None:
     conclusion = {"content": "likes tea", "session_id": "s"}
     entry = {**conclusion, "observer_id": "hermes", "observed_id": "igor"}
-    assert http.post("/v3/workspaces/w/conclusions", json={"conclusions": [entry]}).is_client_error
-    sdk.session("s", peers=["igor", "hermes"])
+    assert conclude(http, entry).status_code == 404
+    session = sdk.session("s", peers=["igor"])
+    session.add_messages([MessageCreateParams(content="hi", peer_id="igor")])
+    assert conclude(http, entry).status_code == 404
     of_igor = sdk.peer("hermes").conclusions_of("igor")
     for _ in range(2):
         of_igor.create([conclusion])
-    assert [c.content for c in of_igor.list()] == ["likes tea", "likes tea"]
-    assert http.post("/v3/workspaces/w/conclusions", json={"conclusions": []}).status_code == 422
+    of_igor.create([{"content": "likes milk"}])
+    assert [c.content for c in of_igor.list(session="s")] == ["likes tea", "likes tea"]
+    # The newest first, unlike messages.
+    assert [c.session_id for c in of_igor.list(size=2)] == [None, "s", "s"]
+    assert next(iter(of_igor.list(reverse=True))).session_id == "s"
+    logged = server.conclusions("s")
+    assert [(c["number"], c["after"], c["content"]) for c in logged] == [
+        (1, 1, "likes tea"),
+        (2, 1, "likes tea"),
+    ]
+    session.delete()
+    assert conclude(http, entry).status_code == 404
+
+
+@pytest.mark.parametrize("content", ["", "x" * 65_536, "a <|endoftext|> b", None])
+def test_one_bad_conclusion_and_none_is_stored(
+    server: HonchoServer, sdk: Honcho, http: httpx.Client, content: Any
+) -> None:
+    sdk.session("s", peers=["igor", "hermes"])
+    entry = {"content": "good", "observer_id": "hermes", "observed_id": "igor", "session_id": "s"}
+    response = conclude(http, entry, {**entry, "content": content})
+    assert response.status_code == 422
+    assert "input" in response.json()["detail"][0]
+    assert conclude(http).status_code == 422
+    assert server.conclusions() == []
 
 
 def test_told_to_fail_it_fails_as_often_as_told(server: HonchoServer, http: httpx.Client) -> None:

@@ -65,7 +65,7 @@ OPTIONS = SessionOptions(
     retry_longest=3,
 )
 #: Fields of the hash of an idle session.
-REMEMBERED = {"accepted", "settled", "epoch", "suspect", "senders"}
+REMEMBERED = {"accepted", "settled", "epoch", "suspect", "senders", "buried"}
 INTERVAL, GRACE = 0.25, 3.0
 START = 1_800_000_000_000
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hermes_tasks.errors import InvalidTurn
 from hermes_tasks.text import CONTENT_LIMIT, CONTINUED
-from hermes_tasks.turns import METADATA_KEYS, Turn
+from hermes_tasks.turns import METADATA_KEYS, Conclusion, Turn, from_json
 
 SECRET = "the-password-is-swordfish"
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
@@ -251,3 +251,101 @@ def test_nothing_shown_of_a_turn_quotes_it() -> None:
     turn = Turn.create("w", "s", [message(SECRET, metadata={"k": SECRET})])
     assert SECRET not in repr(turn) + str(turn) + repr(turn.messages) + turn.describe()
     assert turn.describe() == f"session=s, messages=1, characters={len(SECRET)}"
+
+
+# -- conclusions --------------------------------------------------------------------------------
+
+
+def conclusion(**more: Any) -> Conclusion:
+    given = {"workspace": "w", "session": "s", "observer": "hermes", "observed": "igor"}
+    return Conclusion.create(**{**given, "content": SECRET, **more})
+
+
+@given(st.text(min_size=1), st.text(min_size=1), ANY_TEXT, st.booleans())
+def test_a_conclusion_survives_the_way_through_json(
+    session: str, observed: str, content: str, ask: bool
+) -> None:
+    made = conclusion(session=session, observed=observed, content=f"x{content}", ask=ask)
+    assert from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert from_json(json.loads(json.dumps(made.to_json(), ensure_ascii=False).encode())) == made
+
+
+def test_the_kind_tells_a_conclusion_from_a_turn() -> None:
+    assert conclusion(turn_id="source:1").to_json() == {
+        "v": 1,
+        "kind": "conclusion",
+        "turn_id": "source:1",
+        "backend": "default",
+        "workspace": "w",
+        "session": "s",
+        "observer": "hermes",
+        "observed": "igor",
+        "content": SECRET,
+    }
+    assert isinstance(from_json(good()), Turn)
+    assert isinstance(from_json(good_conclusion()), Conclusion)
+    assert conclusion().session_key == Turn.create("w", "s", [message()]).session_key
+    with pytest.raises(InvalidTurn, match=r"^not a turn: "):
+        Turn.from_json(good_conclusion())
+    with pytest.raises(InvalidTurn, match="update the worker"):
+        from_json({**good_conclusion(), "kind": SECRET})
+    with pytest.raises(InvalidTurn, match="update the worker"):
+        from_json({**good_conclusion(), "v": 2})
+
+
+def test_a_conclusion_is_cleaned_as_a_message_is_and_counts_as_one() -> None:
+    made = conclusion(content="a\0 <|endoftext|>", session="telegram:42")
+    assert made.content == "a\u2400 <|\u200dendoftext|>"
+    assert made.session == "telegram-42-65d845547d"
+    assert (made.size, made.characters) == (1, len(made.content))
+    assert conclusion(content="x" * CONTENT_LIMIT).characters == CONTENT_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("workspace", {"workspace": ""}),
+        ("session", {"session": ""}),
+        ("observer", {"observer": None}),
+        ("observed", {"observed": ""}),
+        ("turn_id", {"turn_id": "*"}),
+        ("backend", {"backend": "a:b"}),
+        ("content", {"content": [SECRET]}),
+        ("content", {"content": " \n"}),
+        ("content", {"content": SECRET * 2000}),
+    ],
+)
+def test_what_cannot_be_concluded_is_refused_by_field_without_its_content(
+    field: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidTurn, match=f"^{field} ") as caught:
+        conclusion(**arguments)
+    assert SECRET not in "".join(traceback.format_exception_only(caught.value))
+
+
+def good_conclusion() -> dict[str, Any]:
+    return conclusion().to_json()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {**good_conclusion(), "turn_id": "*"},
+        {**good_conclusion(), "session": "a/b"},
+        {**good_conclusion(), "observer": "a b"},
+        {**good_conclusion(), "observed": None},
+        {**good_conclusion(), "content": ""},
+        {**good_conclusion(), "content": [SECRET]},
+        {key: value for key, value in good_conclusion().items() if key != "content"},
+    ],
+)
+def test_json_that_is_no_conclusion_is_refused_without_its_content(data: Any) -> None:
+    with pytest.raises(InvalidTurn, match=r"^not a conclusion: ") as caught:
+        from_json(data)
+    assert SECRET not in "".join(traceback.format_exception_only(caught.value))
+
+
+def test_nothing_shown_of_a_conclusion_quotes_it() -> None:
+    made = conclusion()
+    assert SECRET not in repr(made) + str(made)
+    assert made.describe() == f"session=s, conclusion, characters={len(SECRET)}"

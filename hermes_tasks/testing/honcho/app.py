@@ -125,9 +125,10 @@ class StandIn:
                 self._route(messages, "messages", self._add_messages, "POST", 201),
                 self._route(messages + "/list", "list", self._list_messages),
                 self._route(one + "/conclusions", "conclusions", self._conclude, "POST", 201),
-                self._route(one + "/conclusions/list", "conclusions", self._list_conclusions),
+                self._route(one + "/conclusions/list", "list", self._list_conclusions),
                 Route("/health", self._health),
                 Route("/_log", self._log),
+                Route("/_conclusions", self._concluded),
                 Route("/_stats", self._stats),
                 Route("/_arrivals", self._times),
                 Route("/_control", self._control, methods=["POST"]),
@@ -184,9 +185,11 @@ class StandIn:
         return self.store.add_conclusions(request.path_params["workspace"], body)
 
     def _list_conclusions(self, request: Request, body: Any) -> Any:
+        reverse = request.query_params.get("reverse") == "true"
         filters = (body or {}).get("filters")
         workspace = request.path_params["workspace"]
-        return _page(request, self.store.list_conclusions(workspace, filters))
+        found = self.store.list_conclusions(workspace, filters, reverse=reverse)
+        return _page(request, found)
 
     # -- what may happen to a call -------------------------------------------------------------
 
@@ -257,14 +260,10 @@ class StandIn:
         return _json({"status": "ok"})
 
     async def _log(self, request: Request) -> Response:
-        wanted = request.query_params
-        return _json(
-            [
-                entry
-                for entry in self.store.log
-                if all(str(entry.get(column)) == value for column, value in wanted.items())
-            ]
-        )
+        return _chosen(request, self.store.log)
+
+    async def _concluded(self, request: Request) -> Response:
+        return _chosen(request, self.store.concluded)
 
     async def _stats(self, request: Request) -> Response:
         return _json(
@@ -355,6 +354,18 @@ def _dripped(response: Response, interval: float) -> Response:
         response.status_code,
         media_type="application/json",
         headers={"Content-Length": str(len(body))},
+    )
+
+
+def _chosen(request: Request, entries: list[dict[str, Any]]) -> Response:
+    """The entries whose columns are as the query says."""
+    wanted = request.query_params.items()
+    return _json(
+        [
+            entry
+            for entry in entries
+            if all(str(entry.get(column)) == value for column, value in wanted)
+        ]
     )
 
 

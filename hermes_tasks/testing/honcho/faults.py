@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 FOREVER = -1
-ROUTES = ("workspaces", "peers", "sessions", "messages", "list", "conclusions")
+WRITES = ("messages", "conclusions")
+ROUTES = ("workspaces", "peers", "sessions", *WRITES, "list")
+"""``list`` are the questions, for messages and for conclusions."""
+
 MODES = ("fail", "stall", "drip", "cut")
 
 
@@ -45,12 +48,12 @@ class Faults:
       connection is reset). One of them makes a :class:`Fault` with ``route`` (``"messages"``),
       ``after`` (false), ``times`` (1; ``-1`` for ever), ``skip`` (0) and ``retry_after``.
       They queue up: each call meets the oldest that is meant for its route.
-    - ``failure_rate``: share of calls to ``messages`` that fail at random, with one of
+    - ``failure_rate``: share of calls to :data:`WRITES` that fail at random, with one of
       ``failure_statuses`` (500, 502, 503, 504), before or after the work as if by chance.
     - ``latency``: seconds each call takes, or ``{"median": seconds, "sigma": 1.0}`` for a lognormal
       one. It is waited before the work.
-    - ``rate_limit``: calls a second to ``messages`` that are taken (``null``: all); the others get
-      429 with ``retry_after``.
+    - ``rate_limit``: calls a second to :data:`WRITES` that are taken (``null``: all); the others
+      get 429 with ``retry_after``.
     - ``api_key``: the only bearer token that is let in (others get 401); ``null``: all are.
     - ``seed``: makes what is left to chance repeatable.
     - ``reset``: true forgets everything told so far, before the other keys are read.
@@ -125,7 +128,7 @@ class Faults:
             if fault.times == 0:
                 self._queue.remove(fault)
             return fault
-        if route != "messages":
+        if route not in WRITES:
             return None
         if self._limit is not None and not self._take():
             return Fault("fail", 429, retry_after=self._retry_after)

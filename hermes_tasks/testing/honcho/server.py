@@ -70,9 +70,22 @@ class HonchoServer:
         Each has ``number``, ``batch`` (the number of its POST), ``workspace``, ``session``,
         ``peer``, ``content``, ``metadata`` and ``created_at``.
         """
+        return self._entries("/_log", session, columns)
+
+    def conclusions(self, session: str | None = None, **columns: str) -> list[dict[str, Any]]:
+        """Every stored conclusion in the order of insertion, of all sessions or of one.
+
+        Each has ``number``, ``after`` (the number of the message before it, of any session),
+        ``workspace``, ``session``, ``observer``, ``observed`` and ``content``.
+        """
+        return self._entries("/_conclusions", session, columns)
+
+    def _entries(
+        self, path: str, session: str | None, columns: dict[str, str]
+    ) -> list[dict[str, Any]]:
         if session is not None:
             columns["session"] = session
-        entries: list[dict[str, Any]] = self._ask("GET", f"/_log?{urlencode(columns)}")
+        entries: list[dict[str, Any]] = self._ask("GET", f"{path}?{urlencode(columns)}")
         return entries
 
     def stats(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ _ID = re.compile(r"[a-zA-Z0-9_-]{1,512}")
 _SPECIAL_TOKEN = re.compile(r"<\|endof(?:text|prompt)\|>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 CONTENT_LIMIT = 25_000
+CONCLUSION_LIMIT = 65_535
 BATCH_LIMIT = 100
 METADATA_KEYS = 100
 METADATA_DEPTH = 5
@@ -82,11 +83,13 @@ class Store:
 
     Attributes:
         log: every message in the order of its insertion, of all sessions, deleted ones included.
+        concluded: every conclusion likewise; ``after`` is the number of the message before it.
     """
 
     def __init__(self) -> None:
         self.workspaces: dict[str, Workspace] = {}
         self.log: list[dict[str, Any]] = []
+        self.concluded: list[dict[str, Any]] = []
         self._batches = 0
 
     # -- get or create -------------------------------------------------------------------------
@@ -192,33 +195,37 @@ class Store:
         if not isinstance(entries, list) or not 1 <= len(entries) <= BATCH_LIMIT:
             raise unprocessable(["conclusions"], f"List should have 1 to {BATCH_LIMIT} items", body)
         known = self._workspace(workspace)
-        for index, entry in enumerate(entries):
-            if not isinstance(entry.get("content"), str) or not entry["content"]:
-                raise unprocessable(["conclusions", index, "content"], "Field required", entry)
-            for peer in (entry.get("observer_id"), entry.get("observed_id")):
+        batch = [_valid_conclusion(index, entry) for index, entry in enumerate(entries)]
+        for entry in batch:
+            if entry["session_id"] is not None:
+                self.find(workspace, entry["session_id"])
+            for peer in (entry["observer_id"], entry["observed_id"]):
                 if peer not in known.peers:
                     raise Rejected(404, f"Peer {peer} not found in workspace {workspace}")
-            if entry.get("session_id") is not None:
-                self.find(workspace, entry["session_id"])
         now = _now()
-        created = [
-            {
-                "id": f"conclusion-{len(known.conclusions) + offset}",
-                "content": entry["content"],
-                "observer_id": entry["observer_id"],
-                "observed_id": entry["observed_id"],
-                "session_id": entry.get("session_id"),
-                "level": "explicit",
-                "created_at": now,
-            }
-            for offset, entry in enumerate(entries, 1)
-        ]
-        known.conclusions += created
-        return created
+        for entry in batch:
+            number = len(self.concluded) + 1
+            self.concluded.append(
+                {
+                    "number": number,
+                    "after": len(self.log),
+                    "workspace": workspace,
+                    "session": entry["session_id"],
+                    "observer": entry["observer_id"],
+                    "observed": entry["observed_id"],
+                    "content": entry["content"],
+                }
+            )
+            entry |= {"id": f"conclusion-{number}", "level": "explicit", "created_at": now}
+        known.conclusions += batch
+        return batch
 
-    def list_conclusions(self, workspace: str, filters: Any) -> list[dict[str, Any]]:
-        """``POST …/conclusions/list``"""
-        return select(self._workspace(workspace).conclusions, filters)
+    def list_conclusions(
+        self, workspace: str, filters: Any, *, reverse: bool
+    ) -> list[dict[str, Any]]:
+        """``POST …/conclusions/list``: the newest first, unless reversed."""
+        found = select(self._workspace(workspace).conclusions, filters)
+        return found if reverse else found[::-1]
 
     # -- how -----------------------------------------------------------------------------------
 
@@ -310,6 +317,29 @@ def _valid_message(index: int, entry: Any) -> dict[str, Any]:
         "peer_id": peer,
         "metadata": metadata or {},
         "created_at": _valid_time(where, entry.get("created_at")),
+    }
+
+
+def _valid_conclusion(index: int, entry: Any) -> dict[str, Any]:
+    where: list[str | int] = ["conclusions", index]
+    if not isinstance(entry, dict):
+        raise unprocessable(where, "Input should be a valid dictionary", entry)
+    content = entry.get("content")
+    if not isinstance(content, str) or _SURROGATE.search(content):
+        raise unprocessable([*where, "content"], "Input should be a valid string", repr(entry))
+    if not 1 <= len(content) <= CONCLUSION_LIMIT:
+        raise unprocessable([*where, "content"], "String is too short or too long", content)
+    content = content.replace("\0", "")
+    if _SPECIAL_TOKEN.search(content):
+        raise unprocessable(where, "Encountered text corresponding to disallowed token", entry)
+    for name in ("observer_id", "observed_id"):
+        if not isinstance(entry.get(name), str):
+            raise unprocessable([*where, name], "Field required", entry)
+    return {
+        "content": content,
+        "observer_id": entry["observer_id"],
+        "observed_id": entry["observed_id"],
+        "session_id": entry.get("session_id"),
     }
 
 
