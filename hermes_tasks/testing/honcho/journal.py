@@ -1,8 +1,8 @@
 """What the stand-in has stored, on disk: a stand-in that is killed has it again when it is back.
 
-A line is one change, as JSON: ``work`` (what was done), ``params`` (of the path), ``body``, when the
-call ``arrived`` and when it had ``landed`` (seconds of :func:`time.monotonic`), and the ``port`` it
-came from. It is written before the call is answered: what was answered is there.
+A line is one change, as JSON: ``work`` (what was done), ``params`` (of the path), ``body``, when
+the call ``arrived`` and when it had ``landed`` (seconds of :func:`time.monotonic`), and the
+``port`` it came from. It is written before the call is answered: what was answered is there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,15 @@
+"""Python runs this when it starts: what a test changes inside a process of the product."""
+
+from __future__ import annotations
+
+import os
+
+if "CHAOS_CLOCK" in os.environ:
+    from tests.chaos import clock
+
+    clock.install(os.environ["CHAOS_CLOCK"])
+
+if "CHAOS_BROKEN" in os.environ:
+    from tests.chaos import broken
+
+    broken.install(os.environ["CHAOS_BROKEN"])
