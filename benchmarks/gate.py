@@ -52,7 +52,7 @@ def run(calls: int = CALLS) -> tuple[Cost, Cost]:
         gate = Gate(store, Policy(), "default:bench")
         for _ in range(calls + gate.policy.window):
             began = time.perf_counter()
-            store.begin(session, token, *numbers, gate.policy.default)
+            store.begin(session, token, *numbers)
             between = time.perf_counter()
             go = gate.admit(session, token, numbers, uuid.uuid4().hex, 2)
             assert isinstance(go, Go), "the gate of one caller was not open"

@@ -16,7 +16,7 @@ class NoopWriter:
     def write(self, turns: Sequence[Turn], guard: WriteGuard, *, ask: bool) -> WriteReport:
         assert isinstance(guard, GatedLease)
         lease = guard.lease
-        lease.begin(30.0)
+        lease.begin()
         lease.check()
         lease.commit([turn.turn_id for turn in turns])
         return WriteReport(written=len(turns), found=0, dead=())

@@ -13,14 +13,14 @@
     ├── QueueError
     │   ├── BrokerUnavailable       Redis does not answer, or refuses us
     │   ├── LeaseLost               another worker may own the session: stop, write nothing
-    │   ├── SessionHeld             the gate took the session; it goes on when its turn comes
+    │   ├── SessionHeld             the session waits, without its task, until a call may start
     │   └── GivenUp                 the result of a message that became a dead letter
     └── HonchoError
         ├── DeadlineExceeded        no answer in time: may have been written
         ├── Unreachable             no connection, or it broke: see ``may_have_been_written``
         ├── Overloaded              5xx: the server answered, or its proxy did
         ├── RateLimited             429: not written, come back after ``retry_after``
-        ├── Unauthorised            401 or 403: the worker's key is wrong; every turn waits
+        ├── Unauthorised            401, 403: the worker's key is wrong; every turn waits
         └── Refused                 any other 4xx: this request will never be taken
             └── SessionDeleted      404 on messages: posting again would re-create the session
 
@@ -101,7 +101,10 @@ class LeaseLost(QueueError):
 
 
 class SessionHeld(QueueError):
-    """No call may start now: the session waits at the gate, without this task. Write nothing."""
+    """No call may start now: the session waits, without this task. Write nothing.
+
+    It waits at the gate for its turn, or in Redis for the time when no earlier call can land.
+    """
 
 
 class GivenUp(QueueError):
@@ -160,9 +163,19 @@ class RateLimited(HonchoError):
 
 
 class Unauthorised(HonchoError):
-    """401 or 403. Nothing was written; set ``HONCHO_API_KEY`` of the workers."""
+    """401 or 403, or a 402 or 407. Nothing was written, and no other call would be let in.
+
+    Attributes:
+        advice: what to do about it.
+    """
 
     may_have_been_written = False
+
+    def __init__(
+        self, message: str, *, status: int, advice: str = "set HONCHO_API_KEY of the workers"
+    ) -> None:
+        super().__init__(f"{message}: {advice}", status=status)
+        self.advice = advice
 
 
 class Refused(HonchoError):

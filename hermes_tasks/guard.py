@@ -8,6 +8,7 @@ alone, with the deadline of a gate that knows nothing, and is counted.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import uuid
@@ -24,6 +25,7 @@ from hermes_tasks.errors import (
     Overloaded,
     RateLimited,
     SessionHeld,
+    Unauthorised,
     Unreachable,
 )
 from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, State
@@ -134,7 +136,7 @@ class GatedLease:
             _bypassed[name] = bypassed + 1
             # If it did let the call through, or held the session, and only the answer was lost,
             # this is the same intent once more, or a lease that is over.
-            lease.begin(self._gate.policy.default, ids or None)
+            lease.begin(ids or None)
             return None
         if answer is None:
             raise LeaseLost(f"the lease on session {lease.session} is over; another worker has it")
@@ -145,12 +147,30 @@ class GatedLease:
 
     def _report(self, go: Go, call: Call, failure: BaseException | None, took: float) -> None:
         retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
+        why = ""
+        if isinstance(failure, Unauthorised):
+            why = f"HTTP {failure.status}: {failure.advice}"
         try:
-            state = self._gate.report(go, ended(failure, call), took, retry_after)
+            state = self._gate.report(go, ended(failure, call), took, retry_after, why=why)
         except RedisError as error:
             logger.debug("The gate does not hear how a call ended (%s)", type(error).__name__)
-        else:
-            self.calling = state is State.CLOSED
+            return
+        self.calling = state is State.CLOSED
+        if failure is None:
+            _denied_since.pop(self._gate.name, None)
+        elif why and self.calling:
+            self._denied_alone(why)
+
+    def _denied_alone(self, why: str) -> None:
+        """Say once that other workers are let in, and this one is not.
+
+        A key that ends for all of them does so while others have just been well: then the gate
+        says it, and this does not last.
+        """
+        now, name = time.monotonic(), self._gate.name
+        if now - _denied_since.setdefault(name, now) > self._gate.policy.ceiling:
+            _denied_since[name] = math.inf
+            logger.error("%s denies every call of this worker alone (%s)", name, why)
 
 
 def ended(failure: BaseException | None, call: Call) -> Ended:
@@ -159,6 +179,8 @@ def ended(failure: BaseException | None, call: Call) -> Ended:
         return Ended.OK
     if isinstance(failure, RateLimited):
         return Ended.LIMITED
+    if isinstance(failure, Unauthorised):
+        return Ended.DENIED
     if isinstance(failure, DeadlineExceeded):
         return Ended.TIMEOUT
     if isinstance(failure, Unreachable):
@@ -176,6 +198,9 @@ def ended(failure: BaseException | None, call: Call) -> Ended:
 
 #: Calls this process made without its gate, until that can be told.
 _bypassed: dict[str, int] = {}
+
+#: Since when the backend of a gate denies this process while it lets others in; never: it was said.
+_denied_since: dict[str, float] = {}
 
 _stores: dict[tuple[int, int], SessionStore] = {}
 

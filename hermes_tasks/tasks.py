@@ -19,6 +19,7 @@ from hermes_tasks.errors import (
     LeaseLost,
     RateLimited,
     SessionHeld,
+    Unauthorised,
 )
 from hermes_tasks.transport import BatchTask, SessionLease
 from hermes_tasks.transport.channel import SIZE_HEADER
@@ -101,10 +102,12 @@ def try_later(lease: SessionLease, guard: GatedLease, error: HonchoError, max_ag
     """
     said = f"{type(error).__name__}: {error}"
     head = guard.head
-    if head is not None and lease.age(head) > max_age:
+    # A denied call says nothing about its turn, however old that is.
+    denied = isinstance(error, Unauthorised)
+    if head is not None and not denied and lease.age(head) > max_age:
         guard.bury(head.id, "given_up", said)
         return head.id
-    if isinstance(error, RateLimited):
+    if denied or isinstance(error, RateLimited):
         most = guard.turns  # nothing is wrong with the batch
     elif guard.timed_out:
         most = max(1, guard.turns // 2)  # it may be too much for the time that there is

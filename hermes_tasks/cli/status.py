@@ -78,6 +78,8 @@ def table_of(status: GateStatus) -> Table:
 def _lines(status: GateStatus) -> Iterator[tuple[str, str]]:
     since = f", since {_clock(status.since)}" if status.since else ""
     yield "breaker", f"{_STATES[status.state]}{since}"
+    if status.denied:
+        yield "denied", status.denied
     if status.failures:
         yield "failures in a row", str(status.failures)
     if status.probe_at is not None:

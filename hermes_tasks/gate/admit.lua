@@ -5,7 +5,8 @@
 -- KEYS  the twelve session keys (common.lua), the eleven of the gate (gate.lua)
 -- ARGV  1 session  2 token  3 lease, ms  4 first number of the call  5 last (0 0: it writes nothing)
 --       6 call id  7 its messages (0: it writes nothing)  8 a random number in [0, 1)
---       9 calls made meanwhile without asking  10 the gate's name  11 the policy
+--       9 calls made meanwhile without asking  10 the gate's name
+--       11 ms after its start in which the call may land  12 the policy
 -- Returns one of
 --   {'lost'}        the token does not hold the lease: nothing may be sent
 --   {'go', deadline in ms, delay in ms, epoch, size class, 1 for the probe}
@@ -84,6 +85,8 @@ if probe then
   tally('probes')
 end
 if admitted ~= token then redis.call('HSET', SESSION, 'admitted', token) end
-if last > 0 then record_intent(intent, first, last, now, math.ceil(ends)) end
+if last > 0 then
+  record_intent(intent, first, last, math.ceil(now + delay) + tonumber(ARGV[11]))
+end
 redis.call('ZADD', LEASES, ms(now + delay + tonumber(ARGV[3])), name)
 return {'go', exact(allowed), exact(delay), epoch, class, probe and 1 or 0}

@@ -19,6 +19,7 @@
 --   epoch, since              number of the state, and when it began
 --   failures, failed_by       in a row, in this epoch; the worker of all of them, or empty
 --   well_by, well_at          the worker of the newest call that went well, and when it ended
+--   denied                    while open because the backend denies us: how, and what to do, for people
 --   probe_at, probe_wait      while open: when the next probe is due, and the interval before jitter
 --   probe, probe_call         while probing: its session, and its call once that is admitted
 --   probe_ends                while probing: when it is over, whatever became of it
@@ -28,7 +29,7 @@
 -- Of a pause: pause_until, pause_why.
 -- Of the deadline, for each size class c: n:c and p95:c as of the newest sample, sampled_at:c, and
 --   raised:c, the fast calls still to come before the class leaves the ceiling.
--- Counters: n_calls, n_held, n_opened, n_probes, n_bypassed, n_late.
+-- Counters: n_calls, n_held, n_opened, n_probes, n_denied, n_bypassed, n_late.
 --
 -- All times are milliseconds of Redis TIME, with a fraction. rules.py takes the same decisions in
 -- Python, and tests hold the two against each other step by step.
@@ -95,18 +96,24 @@ local function enter(what)
   redis.call('HSET', GATE, 'epoch', epoch, 'since', exact(now))
   redis.call('HDEL', GATE, 'failures', 'probe', 'probe_call', 'probe_ends')
   if what == 'closed' then
-    redis.call('HDEL', GATE, 'state', 'probe_at', 'probe_wait')
+    redis.call('HDEL', GATE, 'state', 'denied', 'probe_at', 'probe_wait')
   else
     redis.call('HSET', GATE, 'state', what)
   end
 end
 
-local function open(jitter)
-  probe_wait = state == 'probing' and math.min(2 * probe_wait, math.max(PROBE_LONGEST, PROBE_MS))
-    or PROBE_MS
+-- denied: how the backend denied the call, or nil after a failure. To deny one costs it nothing, and
+-- somebody is waiting to see that the new key is good: then the interval does not double. Returns
+-- whether it is news that we are denied.
+local function open(jitter, denied)
+  local again = state == 'probing' and not denied
+  probe_wait = again and math.min(2 * probe_wait, math.max(PROBE_LONGEST, PROBE_MS)) or PROBE_MS
   probe_at = now + probe_wait * (0.9 + 0.2 * jitter)
   enter('open')
   redis.call('HSET', GATE, 'probe_at', exact(probe_at), 'probe_wait', exact(probe_wait))
+  if denied then return redis.call('HSET', GATE, 'denied', denied) == 1 end
+  redis.call('HDEL', GATE, 'denied')
+  return false
 end
 
 -- The probe was never sent: the next in line is the probe, at once.

@@ -56,6 +56,8 @@ class GateStatus:
         now: when this was read.
         epoch: number of the state.
         failures: in a row.
+        denied: how the backend denied the call for which the breaker is open, and what to do; else
+            empty.
         probe_at: while open, when the next probe is due.
         pause_until: until when a 429 holds every worker, while it does; ``pause_why`` says more.
         limit: calls that may be in flight at once, after a recovery.
@@ -63,7 +65,7 @@ class GateStatus:
         calls: in flight.
         permits: released sessions that have not come yet.
         held: sessions that wait for the gate.
-        counters: ``calls``, ``held``, ``opened``, ``probes``, ``bypassed``, ``late``.
+        counters: ``calls``, ``held``, ``opened``, ``probes``, ``denied``, ``bypassed``, ``late``.
     """
 
     name: str
@@ -72,6 +74,7 @@ class GateStatus:
     now: float
     epoch: int
     failures: int
+    denied: str
     probe_at: float | None
     pause_until: float | None
     pause_why: str
@@ -142,6 +145,7 @@ class Gate:
             self.jitter(),
             bypassed,
             self.name,
+            self.store.options.landing_ms,
             session=session,
         )
         match answer:
@@ -167,12 +171,13 @@ class Gate:
             ended: how it ended.
             seconds: it took; NaN and a negative number say nothing.
             retry_after: seconds that a 429 asked for, if it did.
-            why: what the 429 said, for people. No conversation text.
+            why: what the 429 said, or how the call was denied and what to do, for people. No
+                conversation text.
 
         Returns:
             The breaker's state after that.
         """
-        state, news, *released = self._run(
+        state, news, denied, *released = self._run(
             "report",
             go.call,
             go.epoch,
@@ -185,7 +190,9 @@ class Gate:
             self.jitter(),
         )
         # Whichever worker's call it was says it, once for the whole deployment.
-        if news == b"opened":
+        if denied:
+            logger.error("%s denies every call (%s): none until a probe is let in", self.name, why)
+        elif news == b"opened":
             logger.warning("%s does not answer: no more calls until a probe succeeds", self.name)
         elif news == b"closed":
             logger.warning("%s answers again: held sessions go on", self.name)
@@ -246,6 +253,7 @@ class Gate:
             now=now_ms / 1000,
             epoch=int(found.get("epoch", 0)),
             failures=int(found.get("failures", 0)),
+            denied=found.get("denied", ""),
             probe_at=float(found["probe_at"]) / 1000 if state is State.OPEN else None,
             pause_until=pause_until / 1000 if paused else None,
             pause_why=found.get("pause_why", "") if paused else "",
@@ -257,7 +265,7 @@ class Gate:
             classes=tuple(self._class_status(most, found, now_ms) for most in CLASSES),
             counters={
                 name: int(found.get(f"n_{name}", 0))
-                for name in ("calls", "held", "opened", "probes", "bypassed", "late")
+                for name in ("calls", "held", "opened", "probes", "denied", "bypassed", "late")
             },
         )
 

@@ -3,18 +3,19 @@
 -- KEYS  the eleven of the gate (gate.lua)
 -- ARGV  1 call id  2 its epoch  3 its size class (0: its duration is no sample)  4 how it ended
 --       5 duration, ms  6 the deadline it had, ms  7 Retry-After, ms (-1: none)
---       8 why the backend limits, for people  9 a random number in [0, 1)  10 the policy
--- Returns {state, what it has done to the breaker: 'opened', 'closed' or '', 1 for a probe,
---   sessions to resume…}
+--       8 why the backend limits or denies, for people  9 a random number in [0, 1)  10 the policy
+-- Returns {state, what it has done to the breaker: 'opened', 'closed' or '', 1 if it is news that the
+--   backend denies us, 1 for a probe, sessions to resume…}
 --
 -- It ended one of
 --   ok, refused   the backend is well: a 4xx says so too
 --   failed        5xx, or the connection broke: a failure
 --   timeout       at the ceiling a failure; below it only a sign that the deadline is too short
 --   limited       429: every worker pauses
+--   denied        401 or 403: whoever calls next is denied as well, so the breaker opens at once
 --   unsent        its first byte never left
--- A call id "worker#…" says whose call it was: a run of failures of one worker alone says nothing of
--- the backend while another is well.
+-- A call id "worker#…" says whose call it was: what one worker alone meets, a run of failures or a
+-- denial, says nothing of the backend while another is well.
 -- A call that is not in flight any more (its time ran out, it was reported before) or is of an older
 -- epoch is late: it may add its sample, and moves nothing else.
 
@@ -23,7 +24,7 @@ local class, duration, allowed = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(
 local measured = duration >= 0   -- NaN is not, nor is a negative number
 
 roll(jitter)
-local was, news = state, ''
+local was, news, news_of_denial = state, '', false
 local known = redis.call('ZREM', CALLS, call) == 1
 
 local function raise(which) redis.call('HSET', GATE, 'raised:' .. which, RAISED_CALLS) end
@@ -109,24 +110,33 @@ end
 
 local worker = string.match(call, '^(.+)#')
 
--- Whether the failures in a row are one worker's own: no other has any, and another has just been
--- well. Three calls that a worker without a network makes between two of the others are no outage.
-local function its_own()
-  local failed_by, well_by, well_at =
-    unpack(redis.call('HMGET', GATE, 'failed_by', 'well_by', 'well_at'))
-  return failed_by and failed_by ~= '' and well_by and well_by ~= failed_by
-    and tonumber(well_at) > now - CEILING
+-- Whether what a worker met is its own: another has just been well. Three calls that a worker without
+-- a network makes between two of the others are no outage, and a worker with an old key is no reason
+-- for the others to stop.
+local function its_own(met_by)
+  if not met_by or met_by == '' then return false end
+  local well_by, well_at = unpack(redis.call('HMGET', GATE, 'well_by', 'well_at'))
+  return well_by and well_by ~= met_by and tonumber(well_at) > now - CEILING
+end
+
+-- Whether this result is enough to open, with so many calls in flight.
+local function trips(in_flight)
+  if ended == 'denied' then return not its_own(worker) end
+  return failures >= math.max(FAILURES, in_flight)
+    and not its_own(redis.call('HGET', GATE, 'failed_by'))
 end
 
 -- A result of this epoch moves breaker, pause and ramp.
 local function move()
   local in_flight = redis.call('ZCARD', CALLS) + 1
   local well = ended == 'ok' or ended == 'refused' or ended == 'limited'
+  local denied = ended == 'denied' and ARGV[8] or nil
+  if denied then tally('denied') end
   if well then
     if failures > 0 then redis.call('HDEL', GATE, 'failures') end
     failures = 0
     if worker then redis.call('HSET', GATE, 'well_by', worker, 'well_at', exact(now)) end
-  elseif ended == 'failed' or allowed >= CEILING then
+  elseif ended == 'failed' or ended == 'timeout' and allowed >= CEILING then
     failures = failures + 1
     redis.call('HSET', GATE, 'failures', failures)
     if failures == 1 then
@@ -146,13 +156,13 @@ local function move()
       start_limit(1)
       if ended == 'ok' and measured then measure() end
     else
-      open(jitter)
+      news_of_denial = open(jitter, denied)
     end
     return
   end
   if limit then climb_or_cut(in_flight) end
-  if state == 'closed' and failures >= math.max(FAILURES, in_flight) and not its_own() then
-    open(jitter)
+  if state == 'closed' and trips(in_flight) then
+    news_of_denial = open(jitter, denied)
     tally('opened')
   end
 end
@@ -177,4 +187,4 @@ elseif was ~= 'closed' and state == 'closed' then
   news = 'closed'
 end
 local probe, sessions = release()
-return {state, news, probe, unpack(sessions)}
+return {state, news, news_of_denial and 1 or 0, probe, unpack(sessions)}

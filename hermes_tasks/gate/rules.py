@@ -78,7 +78,8 @@ class Ended(StrEnum):
     """How a call ended.
 
     ``refused`` is a 4xx: the backend is well and the call was wrong. ``failed`` is a 5xx or a
-    connection that broke, ``limited`` a 429, and ``unsent`` a call whose first byte never left.
+    connection that broke, ``limited`` a 429, ``denied`` a 401 or 403, and ``unsent`` a call whose
+    first byte never left.
     """
 
     OK = "ok"
@@ -86,6 +87,7 @@ class Ended(StrEnum):
     TIMEOUT = "timeout"
     FAILED = "failed"
     LIMITED = "limited"
+    DENIED = "denied"
     UNSENT = "unsent"
 
 
@@ -257,6 +259,7 @@ class Breaker:
         failures: in a row, in this epoch.
         failed_by: the worker of all of them; empty if they are of several, or nobody knows.
         well_by: the worker of the newest call that went well, and ``well_at`` when it ended.
+        denied: while open because the backend denies us, how; else ``None``.
         probe_at: when the next probe is due, while open.
         probe_wait: the interval that led to it, before jitter, ms.
         probe_session: whose call the probe is, while probing.
@@ -273,6 +276,7 @@ class Breaker:
         self.failed_by = ""
         self.well_by = ""
         self.well_at = 0.0
+        self.denied: str | None = None
         self.probe_at = 0.0
         self.probe_wait = 0.0
         self.probe_session: str | None = None
@@ -301,23 +305,30 @@ class Breaker:
         failures in a row as calls in flight mean that a whole round of calls failed. Those of one
         worker alone, while another has just been well, are that worker's own.
         """
-        its_own = (
-            bool(self.failed_by)
-            and bool(self.well_by)
-            and self.well_by != self.failed_by
-            and self.well_at > now - self._policy.ceiling * 1000
-        )
         enough = self.failures >= max(self._policy.failures, in_flight)
-        return self.state is State.CLOSED and enough and not its_own
+        return self.state is State.CLOSED and enough and not self._is_own(now, self.failed_by)
 
-    def open(self, now: float, jitter: float) -> None:
-        """Make no calls; the first probe is due after the interval, or twice the last one's."""
+    def trips_denied(self, now: float, worker: str) -> bool:
+        """Whether the denial of one call is enough: the key is wrong, and so is every other call.
+
+        Unless it is that worker's own, whose key is older than that of another.
+        """
+        return self.state is State.CLOSED and not self._is_own(now, worker)
+
+    def open(self, now: float, jitter: float, denied: str | None = None) -> None:
+        """Make no calls; the first probe is due after the interval, or twice the last one's.
+
+        Args:
+            denied: how the backend denied the call, which costs it nothing: the interval does not
+                double, because somebody waits to see that the new key is good.
+        """
         longest = max(self._policy.probe_longest, self._policy.probe_seconds) * 1000
-        if self.state is State.PROBING:
+        if self.state is State.PROBING and denied is None:
             self.probe_wait = min(2 * self.probe_wait, longest)
         else:
             self.probe_wait = self._policy.probe_seconds * 1000
         self._enter(State.OPEN, now)
+        self.denied = denied
         self.probe_at = now + self.probe_wait * (0.9 + 0.2 * jitter)
 
     def pass_on(self, now: float) -> None:
@@ -334,6 +345,16 @@ class Breaker:
     def close(self, now: float) -> None:
         """The backend answered the probe."""
         self._enter(State.CLOSED, now)
+        self.denied = None
+
+    def _is_own(self, now: float, worker: str) -> bool:
+        """Whether what a worker met says nothing of the backend: another has just been well."""
+        return (
+            bool(worker)
+            and bool(self.well_by)
+            and self.well_by != worker
+            and self.well_at > now - self._policy.ceiling * 1000
+        )
 
     def _enter(self, state: State, now: float) -> None:
         self.state = state
@@ -477,7 +498,7 @@ class GateRules:
         held: names of held sessions, oldest first; the values say nothing.
         calls: in flight, by call id; a dead worker's call leaves by itself.
         permits: by session: it may call though others wait.
-        counters: ``calls``, ``held``, ``opened``, ``probes``, ``bypassed``, ``late``.
+        counters: ``calls``, ``held``, ``opened``, ``probes``, ``denied``, ``bypassed``, ``late``.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -550,6 +571,7 @@ class GateRules:
         deadline: float,
         *,
         retry_after: float = -1.0,
+        why: str = "",
         jitter: float = 0.0,
     ) -> Release:
         """Take in how a call ended; see which sessions may come now.
@@ -559,6 +581,7 @@ class GateRules:
             duration: ms it took; NaN and a negative number say nothing.
             deadline: ms it had.
             retry_after: ms that a 429 asked for; -1 for none.
+            why: how the backend denied the call, for people.
         """
         self.roll(now, jitter)
         known = self.calls.remove(call)
@@ -570,7 +593,7 @@ class GateRules:
             if call == self.breaker.probe_call:
                 self._leave(self.breaker.pass_on, now)
         else:
-            self._move(now, call, size_class, ended, duration, deadline, retry_after, jitter)
+            self._move(now, call, size_class, ended, duration, deadline, retry_after, why, jitter)
         return self.release(now, jitter)
 
     def release(self, now: float, jitter: float = 0.0) -> Release:
@@ -631,6 +654,7 @@ class GateRules:
             "failed_by": breaker.failed_by,
             "well_by": breaker.well_by,
             "well_at": breaker.well_at,
+            "denied": breaker.denied,
             "probe_at": breaker.probe_at,
             "probe_wait": breaker.probe_wait,
             "limit": self.ramp.limit,
@@ -645,7 +669,7 @@ class GateRules:
             found[f"raised:{most}"] = window.raised
             found[f"p95:{most}"] = window.p95
             found[f"n:{most}"] = len(window)
-        for name in ("calls", "held", "opened", "probes", "bypassed", "late"):
+        for name in ("calls", "held", "opened", "probes", "denied", "bypassed", "late"):
             found[f"n_{name}"] = self.counters[name]
         return found
 
@@ -732,6 +756,7 @@ class GateRules:
         duration: float,
         deadline: float,
         retry_after: float,
+        why: str,
         jitter: float,
     ) -> None:
         """What a result of this epoch does to breaker, pause and ramp."""
@@ -741,11 +766,14 @@ class GateRules:
         started = now - duration if measured else now
         well = ended in (Ended.OK, Ended.REFUSED, Ended.LIMITED)
         at_ceiling = deadline >= self.policy.ceiling * 1000
+        denied = why if ended is Ended.DENIED else None
         worker = call.rpartition("#")[0]
         if well:
             breaker.went_well(now, worker)
-        elif ended is Ended.FAILED or at_ceiling:
+        elif ended is Ended.FAILED or (ended is Ended.TIMEOUT and at_ceiling):
             breaker.failed(worker)
+        elif denied is not None:
+            self.counters["denied"] += 1
         if ended is Ended.LIMITED:
             self.pause.ask(now, retry_after, jitter)
             if ramp.limit is None:
@@ -758,7 +786,7 @@ class GateRules:
                     if ended is Ended.OK and measured:
                         ramp.measure(size_class, duration)
                 else:
-                    breaker.open(now, jitter)
+                    breaker.open(now, jitter, denied)
                 self.permits.clear()
             return
         if ended is Ended.OK and measured:
@@ -766,7 +794,11 @@ class GateRules:
             ramp.ended(now, started, in_flight, bad=ramp.is_slow(size_class, duration))
         elif ended in (Ended.FAILED, Ended.TIMEOUT, Ended.LIMITED):
             ramp.ended(now, started, in_flight, bad=True, told=ended is Ended.LIMITED)
-        if breaker.trips(now, in_flight):
-            breaker.open(now, jitter)
+        if denied is None:
+            trips = breaker.trips(now, in_flight)
+        else:
+            trips = breaker.trips_denied(now, worker)
+        if trips:
+            breaker.open(now, jitter, denied)
             self.permits.clear()
             self.counters["opened"] += 1

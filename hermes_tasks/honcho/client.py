@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
-from honcho import Honcho, MessageCreateParams, Session
+from honcho import Honcho, MessageCreateParams, Peer, Session
 from honcho.api_types import SessionPeerConfig
 
 from hermes_tasks.errors import SessionDeleted
@@ -34,8 +35,11 @@ Calls = Callable[[], AbstractContextManager[Call]]
 """Opens a call that writes no messages; it is over when the block is left."""
 
 WORKSPACES_KNOWN = 256
-SESSIONS_KNOWN = 10_000
+SESSIONS_KNOWN = PEERS_KNOWN = 10_000
 """How many are remembered as created, the longest unused ones forgotten first."""
+
+PAGE = 100
+"""Conclusions in a page of the service's answer; it gives no more at once."""
 
 
 class HonchoClient:
@@ -69,6 +73,7 @@ class HonchoClient:
         self._http: httpx.Client | None = None
         self._workspaces: _Recent[str, Honcho] = _Recent(WORKSPACES_KNOWN)
         self._sessions: _Recent[tuple[str, str], frozenset[str]] = _Recent(SESSIONS_KNOWN)
+        self._peers: _Recent[tuple[str, str], bool] = _Recent(PEERS_KNOWN)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -116,6 +121,28 @@ class HonchoClient:
                 ),
             )
         self._sessions.put((workspace, session), (known or frozenset()) | peers.keys())
+        for peer in peers:
+            self._peers.put((workspace, peer), True)
+
+    def ensure_peers(self, workspace: str, peers: Iterable[str], *, calls: Calls) -> None:
+        """Create peers, unless this was done, without making them members of any session.
+
+        Joined here, they would keep the settings they joined with, and those of their first turn
+        would come too late.
+
+        Args:
+            workspace: Honcho id.
+            peers: Honcho ids.
+            calls: opens each of the calls: one for a peer, and one for the workspace.
+        """
+        honcho = self._ensured(workspace, calls)
+        for peer in peers:
+            if self._peers.get((workspace, peer)):
+                continue
+            with calls() as call:
+                what = f"creating peer {peer} in workspace {workspace}"
+                self._make(call, what, (workspace, ""), partial(honcho.peer, peer))
+            self._peers.put((workspace, peer), True)
 
     def add_messages(
         self, workspace: str, session: str, messages: Sequence[Mapping[str, Any]], *, call: Call
@@ -162,6 +189,85 @@ class HonchoClient:
             with calls() as call:
                 page = self._make(call, what, name, page.get_next_page)
         return parts
+
+    def conclude(
+        self,
+        workspace: str,
+        session: str,
+        observer: str,
+        observed: str,
+        content: str,
+        *,
+        call: Call,
+    ) -> None:
+        """Store a conclusion. Its session and peers must exist: nothing is created on the way.
+
+        Args:
+            workspace: Honcho id.
+            session: Honcho id.
+            observer: Honcho id of the peer who has learnt it.
+            observed: Honcho id of the peer it is about.
+            content: 1 to 65,535 characters.
+            call: the time it has, and the last check before it is sent.
+        """
+        of_observed = Peer(observer, self._honcho(workspace)).conclusions_of(observed)
+        try:
+            self._make(
+                call,
+                f"writing a conclusion to session {session}",
+                (workspace, session),
+                lambda: of_observed.create([{"content": content, "session_id": session}]),
+                writes=True,
+            )
+        except SessionDeleted:
+            # It is a peer that is missing, perhaps: the next one shall find out.
+            for peer in (observer, observed):
+                self._peers.drop((workspace, peer))
+            raise
+
+    def concluded(
+        self,
+        workspace: str,
+        session: str,
+        observer: str,
+        observed: str,
+        contents: Iterable[str],
+        *,
+        calls: Calls,
+    ) -> Counter[str]:
+        """How often a session holds each of some conclusions, up to as often as they are given.
+
+        The service cannot be asked for a text, so all that one peer has concluded of the other in
+        this session is read, the newest first, until nothing is missing.
+
+        Args:
+            workspace: Honcho id.
+            session: Honcho id.
+            observer: Honcho id of the peer who has learnt them.
+            observed: Honcho id of the peer they are about.
+            contents: the texts, compared character by character.
+            calls: opens each of the calls: the service answers in pages of 100.
+        """
+        missing, found, seen = Counter(contents), Counter[str](), set[str]()
+        what = f"asking session {session} for {missing.total()} conclusions"
+        of_observed = Peer(observer, self._ensured(workspace, calls)).conclusions_of(observed)
+        name = (workspace, session)
+        with calls() as call:
+            page = self._make(
+                call, what, name, lambda: of_observed.list(size=PAGE, session=session)
+            )
+        while page is not None:
+            for conclusion in page.items:
+                # One that is stored while we read moves the others on, to be read once more.
+                if missing[conclusion.content] and conclusion.id not in seen:
+                    seen.add(conclusion.id)
+                    missing[conclusion.content] -= 1
+                    found[conclusion.content] += 1
+            if not missing.total() or not page.has_next_page():
+                break
+            with calls() as call:
+                page = self._make(call, what, name, page.get_next_page)
+        return found
 
     def close(self) -> None:
         """Close the connections. The next call opens new ones."""
@@ -240,6 +346,7 @@ class HonchoClient:
         self._http = None
         self._workspaces.clear()
         self._sessions.clear()
+        self._peers.clear()
 
 
 def _parts(messages: Iterable[Any]) -> Iterable[tuple[str, int]]:

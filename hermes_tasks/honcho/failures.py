@@ -38,8 +38,17 @@ _NOT_APPLIED = frozenset({409, 425, 500, 501, 503})
 """With these the server itself has answered. The others come from proxies, which may have passed
 the request on and then lost patience."""
 
+_DENIED = {
+    401: "set HONCHO_API_KEY of the workers",
+    402: "the account of HONCHO_API_KEY needs credit",
+    403: "set HONCHO_API_KEY of the workers to one that may write to this workspace",
+    407: "a proxy before Honcho asks for a password",
+}
+"""4xx that say nothing about the request either, but who sends it, and what to do."""
+
 _PLACES = frozenset(
     {"body", "messages", "content", "peer_id", "metadata", "created_at", "peers", "id", "filters"}
+    | {"conclusions", "observer_id", "observed_id", "session_id"}
 )
 _KIND = re.compile(r"[a-z_]{1,60}")
 
@@ -83,15 +92,15 @@ def _answered(error: Exception, status: int, what: str) -> HonchoError:
         seconds = getattr(error, "retry_after", None)
         usable = isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
         return RateLimited(said, retry_after=seconds if usable else None)
-    if status in (401, 403):
-        return Unauthorised(f"{said}: set HONCHO_API_KEY of the workers", status=status)
+    if status in _DENIED:
+        return Unauthorised(said, status=status, advice=_DENIED[status])
+    if status == 405 or (status == 404 and str(error) in _NOT_OURS):
+        return Unreachable(
+            f"{said}: not an answer of Honcho, does HONCHO_URL lead to it?",
+            status=status,
+            may_have_been_written=False,
+        )
     if status == 404:
-        if str(error) in _NOT_OURS:
-            return Unreachable(
-                f"{said}: not an answer of Honcho, does HONCHO_URL lead to it?",
-                status=status,
-                may_have_been_written=False,
-            )
         return SessionDeleted(f"{said}: the session was deleted", status=status)
     if status >= 500 or status in _TRY_AGAIN:
         return Overloaded(said, status=status, may_have_been_written=status not in _NOT_APPLIED)

@@ -86,7 +86,7 @@ class Deployment:
             "HERMES_TASKS_BROKER_URL": broker.url,
             **{environment_variable(name): str(value) for name, value in settings.items()},
         }
-        self._workspace = workspace
+        self.workspace = workspace
         self.workers: list[WorkerProcess] = []
         self.app = make_app(self.settings, set_as_current=False)
         with self.app.connection_for_write() as connection:
@@ -164,7 +164,7 @@ class Deployment:
     def _turn(self, session: str) -> Turn:
         index = len(self.sent[session])
         return Turn.create(
-            self._workspace,
+            self.workspace,
             session,
             [{"peer": "user", "content": f"{index}: {TEXT}"}, {"peer": "agent", "content": TEXT}],
             turn_id=f"{session}-t{index}",
@@ -172,7 +172,7 @@ class Deployment:
 
     def key(self, session: str) -> str:
         """The name of a session among those of all workspaces."""
-        return f"{DEFAULT_BACKEND}:{self._workspace}:{session}"
+        return f"{DEFAULT_BACKEND}:{self.workspace}:{session}"
 
     @property
     def size(self) -> int:
@@ -197,7 +197,7 @@ class Deployment:
         """
         wanted = self.sent if sessions is None else {s: self.sent[s] for s in sessions}
         stored: dict[str, list[str]] = defaultdict(list)
-        for entry in self.honcho.log(workspace=self._workspace):
+        for entry in self.honcho.log(workspace=self.workspace):
             metadata = entry["metadata"]
             if entry["session"] in wanted and metadata["part"] == metadata["parts"] - 1:
                 stored[entry["session"]].append(metadata["turn_id"])

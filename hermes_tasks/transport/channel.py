@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import astuple
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2s
@@ -338,10 +339,12 @@ class SessionChannel(kombu_redis.Channel):
                 "name": claim.session,
                 "token": claim.token,
                 "number": head.number,
-                "again": claim.again,
                 "attempts": claim.attempts,
                 "tries": claim.tries,
                 "now": claim.now,
+                "doubt": claim.doubt and astuple(claim.doubt),
+                "forgotten": claim.forgotten,
+                "rewritten": claim.rewritten,
                 "accepted": head.accepted,
                 "followers": [
                     (item.number, item.id, item.message.decode(), item.accepted)

@@ -3,18 +3,21 @@
 -- KEYS  the twelve session keys (common.lua)
 -- ARGV  1 session  2 run-queue number popped  3 fresh token  4 lease, ms  5 worker
 --       6 most messages in a batch  7 most size in a batch
+--       8 ms after its start in which a call may land
 -- Returns {} when there is nothing to take (an entry that is no longer true), otherwise
---   {again, attempts, tries, now, item…}: again is 1 when a call for some of them may have gone out
---   before; attempts failed, tries were postponed by the task; now is in ms.
+--   {attempts, tries, now, intent, forgotten, rewritten, item…}: attempts failed, tries were
+--   postponed by the task; now is in ms; intent as in common.lua, '' when no call for any of them
+--   may have gone out before; forgotten is the ms until which a call may land that Redis knows
+--   nothing of any more, 0 if none can; rewritten are ids with a space between them.
 --
 -- Any number since the session became ready is good: rescue may have queued it twice. Asking
 -- again with the token that holds the lease gives the same batch, so a client may repeat the call.
 
 local name, number, token = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local most, most_size = tonumber(ARGV[6]), tonumber(ARGV[7])
-local state, since, holder, attempts, bound, tries, intent, known, suspect, accepted =
+local state, since, holder, attempts, bound, tries, intent, known, accepted, rewritten =
   unpack(redis.call('HMGET', SESSION, 'state', 'since', 'token', 'attempts', 'most', 'tries',
-    'intent', 'epoch', 'suspect', 'accepted'))
+    'intent', 'epoch', 'accepted', 'rewritten'))
 attempts = tonumber(attempts or '0')
 
 if holder ~= token and (state ~= 'ready' or number < tonumber(since)) then return {} end
@@ -26,7 +29,7 @@ elseif bound then
 end
 
 local now = now_ms()
-local batch, size, kind = {}, 0, nil
+local batch, size, kind, head = {}, 0, nil, nil
 
 -- Add the next item to the batch if it may share a call with those before it. A fresh one, which
 -- no worker had yet, must be due: a purge or an overflow may have made it the head too early.
@@ -37,7 +40,7 @@ local function join(text, fresh)
       or item.kind ~= kind or kind == '-') then
     return false
   end
-  kind, size = item.kind, size + item.size
+  kind, size, head = item.kind, size + item.size, head or item.number
   batch[#batch + 1] = text
   return true
 end
@@ -68,17 +71,24 @@ if #batch == 0 then
 end
 redis.call('ZREM', READY, name)
 
--- After a new epoch all that was accepted before it is suspect, however many claims it takes.
-local epoch = redis.call('HGET', META, 'epoch') or '0'
-if known ~= epoch then
-  suspect = accepted
-  redis.call('HSET', SESSION, 'epoch', epoch, 'suspect', suspect)
-elseif suspect and parse(batch[1]).number > tonumber(suspect) then
-  suspect = false
-  redis.call('HDEL', SESSION, 'suspect')
+local landing, forgotten = tonumber(ARGV[8]), 0
+intent = resolve_intent(intent, head)
+if intent then
+  -- A time further ahead than any that is set now was set before the clock stepped back.
+  local first, last, lands, asked = parts_of(intent)
+  if lands > now + landing then intent = set_intent(first, last, now + landing, asked) end
 end
-local again = intent or suspect
+local epoch, epoch_at = unpack(redis.call('HMGET', META, 'epoch', 'epoch_at'))
+if epoch_at then
+  forgotten = math.min(tonumber(epoch_at), now) + landing
+  if known ~= epoch then
+    -- Of all that was accepted before, Redis may have forgotten a call.
+    intent = record_intent(intent, head, tonumber(accepted), forgotten)
+    redis.call('HSET', SESSION, 'epoch', epoch)
+  end
+end
 redis.call('HDEL', SESSION, 'progress', 'wake', 'noted')
 redis.call('HSET', SESSION, 'state', 'leased', 'token', token, 'worker', ARGV[5])
 redis.call('ZADD', LEASES, ms(now + tonumber(ARGV[4])), name)
-return {again and 1 or 0, attempts, tonumber(tries or '0'), now, unpack(batch)}
+return {attempts, tonumber(tries or '0'), now, intent or '', forgotten > now and forgotten or 0,
+  rewritten or '', unpack(batch)}

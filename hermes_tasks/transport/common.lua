@@ -11,7 +11,8 @@
 --   7 leases    zset    session -> lease expiry, ms
 --   8 sleeping  zset    session -> wake time, ms
 --   9 run       list    the run queue: ["number","session"], newest on the left
---  10 meta      hash    number (last run-queue number), epoch, run_id, mark, mark_at, swept_at
+--  10 meta      hash    number (last run-queue number), run_id, epoch, epoch_at, mark, mark_at,
+--                       swept_at
 --  11 dead      stream  dead letters, capped
 --  12 stats     hash    counters
 --
@@ -25,11 +26,15 @@
 --   state                    ready, leased, sleeping, held; none: idle. Held is a session that waits
 --                            to be let go on: with work, and in none of ready, leases and sleeping
 --   since                    its first run-queue number while it is ready
---   accepted, settled        messages so far; epoch, suspect: what another Redis process may have
---                            forgotten; senders: the last message of each of the four latest
+--   accepted, settled        messages so far; written: the highest number that is
+--   epoch                    of Redis, up to which its calls are known
+--   senders                  the last message of each of the four latest
 --   buried                   its first dead letter: numbers of older ones are of a session that was
 --                            forgotten meanwhile
---   intent                   "first last started latest-end" of the calls that are in doubt
+--   intent                   "first last until asked" of the calls that are in doubt: the messages
+--                            they carried, the ms before which one may still land (0: none can),
+--                            and how often it was asked in vain whether one has
+--   rewritten                ids of the latest messages that were written while in doubt
 -- Of the claim:
 --   token, worker            who holds the lease
 --   progress                 messages settled under it
@@ -49,6 +54,7 @@ local META, DEAD, STATS = KEYS[10], KEYS[11], KEYS[12]
 local DEAD_LETTERS = 10000      -- kept, about
 local REMEMBER_MS = 86400000    -- an idle session is remembered for a day: deduplication
 local TRACE_FIRST, TRACE_LAST = 10, 30   -- lines kept: how it began, and how it is now
+local REWRITTEN = 16            -- ids kept of a session, to be looked for once more
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -139,37 +145,60 @@ local function move_on(name, now)
   return head.not_before > now and sleep_until(name, head.not_before) or make_ready(name)
 end
 
--- Let a leased session wait to be let go on. Who holds sessions keeps them in a list of its own, and
--- calls make_ready for what is still held.
-local function hold(name, why, now)
+-- End a claim that came to no outcome: the session is the task's no more, and waits for why.
+local function let_go(name, why, now)
   if redis.call('HGET', SESSION, 'progress') then
     redis.call('HDEL', SESSION, 'attempts', 'most', 'tries')
   end
   trace('held: ' .. why, now)
-  redis.call('HSET', SESSION, 'state', 'held')
   redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress', 'noted', 'admitted')
   redis.call('ZREM', LEASES, name)
 end
 
--- Record that a call that writes the messages first…last is about to be made, and ends at the
--- latest at ends. The intent outlives lease and worker; commit takes it away. A call that is still
--- in doubt stays in it: a retry takes the head alone, and forgetting that the call before had
--- carried its followers too would write them a second time.
-local function record_intent(intent, first, last, now, ends)
-  local earlier_first, earlier_last, earlier_ends =
-    string.match(intent or '', '^(%d+) (%d+) %d+ (%d+)')
-  if earlier_first then
-    first = math.min(first, tonumber(earlier_first))
-    last = math.max(last, tonumber(earlier_last))
-    ends = math.max(ends, tonumber(earlier_ends))
-  end
-  redis.call('HSET', SESSION, 'intent',
-    table.concat({ms(first), ms(last), ms(now), ms(ends)}, ' '))
+-- Let a leased session wait to be let go on. Who holds sessions keeps them in a list of its own, and
+-- calls make_ready for what is still held.
+local function hold(name, why, now)
+  let_go(name, why, now)
+  redis.call('HSET', SESSION, 'state', 'held')
 end
 
--- A session's intent is over once no message of that call is left in flight; head is what is left.
-local function resolve_intent(intent, head)
-  if intent and (not head or head.number > tonumber(string.match(intent, '^%d+ (%d+)'))) then
-    redis.call('HDEL', SESSION, 'intent')
+-- The parts of an intent: first, last, until, asked.
+local function parts_of(intent)
+  local first, last, lands, asked = string.match(intent, '^(%d+) (%d+) (%d+) (%d+)$')
+  return tonumber(first), tonumber(last), tonumber(lands), tonumber(asked)
+end
+
+local function set_intent(...)
+  local intent = string.format('%.0f %.0f %.0f %.0f', ...)
+  redis.call('HSET', SESSION, 'intent', intent)
+  return intent
+end
+
+-- Record that a call that writes the messages first…last is about to be made, or may have been, and
+-- may land before lands; returns the intent. It outlives lease and worker. A call that is still in
+-- doubt stays in it: a retry takes the head alone, and forgetting that the call before had carried
+-- its followers too would write them a second time.
+local function record_intent(intent, first, last, lands, asked)
+  if intent then
+    local earlier_first, earlier_last, earlier_lands = parts_of(intent)
+    first, last = math.min(first, earlier_first), math.max(last, earlier_last)
+    lands = math.max(lands, earlier_lands)
   end
+  return set_intent(first, last, lands, asked or 0)
+end
+
+-- The latest call was answered. A call is made only when none before it can land any more, so now
+-- none can; but one may have.
+local function answer_intent(intent)
+  local first, last = parts_of(intent)
+  set_intent(first, last, 0, 0)
+end
+
+-- A session's intent is over once its next message, of this number, is none that it covers. Returns
+-- what is left of it: itself or nothing.
+local function resolve_intent(intent, number)
+  if not intent then return nil end
+  local _, last = parts_of(intent)
+  if number <= last then return intent end
+  redis.call('HDEL', SESSION, 'intent')
 end

@@ -24,8 +24,8 @@
 
 local name, token, outcome, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local now = now_ms()
-local holder, wake, progress, intent, noted, lines =
-  unpack(redis.call('HMGET', SESSION, 'token', 'wake', 'progress', 'intent', 'noted', 'trace'))
+local holder, wake, progress, intent, noted, lines, highest = unpack(redis.call('HMGET', SESSION,
+  'token', 'wake', 'progress', 'intent', 'noted', 'trace', 'written'))
 if outcome == 'lapsed' then
   local expiry = redis.call('ZSCORE', LEASES, name)
   if not expiry or tonumber(expiry) > now then return {'lost'} end
@@ -34,18 +34,26 @@ elseif holder ~= token then
 end
 
 local head, settled = head_of(INFLIGHT), false
+
+-- Take the head out: it is settled, or given up.
+local function drop_head()
+  redis.call('LPOP', INFLIGHT)
+  local number = head.number
+  head = head_of(INFLIGHT)
+  resolve_intent(intent, head and head.number or number + 1)
+end
+
 if head and head.id == id and not wake
     and (outcome == 'settled' or outcome == 'revoked' or outcome == 'expired') then
-  redis.call('LPOP', INFLIGHT)
   if outcome == 'settled' then
     forget({id})
     count('written')
+    redis.call('HSET', SESSION, 'written', ms(math.max(head.number, tonumber(highest or '0'))))
   else
     bury(name, head, outcome, '', lines)
   end
   progress, settled = true, true
-  head = head_of(INFLIGHT)
-  resolve_intent(intent, head)
+  drop_head()
 end
 
 redis.call('ZREM', LEASES, name)
@@ -61,7 +69,6 @@ end
 
 local state, given_up
 if not head then
-  redis.call('HDEL', SESSION, 'intent')
   state = move_on(name, now)
 elseif sleeps then
   state = sleep_until(name, tonumber(wake))
@@ -76,12 +83,10 @@ else
       or outcome == 'failed' and 'was rejected' or 'settled nothing'), now)
   end
   if attempts >= tonumber(ARGV[8]) then
-    redis.call('LPOP', INFLIGHT)
     given_up = {head.id, redis.call('HGET', SESSION, 'trace') or ''}
     bury(name, head, 'attempts', '', given_up[2])
     redis.call('HDEL', SESSION, 'attempts', 'most', 'tries', 'trace')
-    head = head_of(INFLIGHT)
-    resolve_intent(intent, head)
+    drop_head()
     if head then make_ready(name) else move_on(name, now) end
     state = 'dead'
   elseif outcome == 'lapsed' then

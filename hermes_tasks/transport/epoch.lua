@@ -1,13 +1,17 @@
--- epoch: note which Redis process answers. A new one may have forgotten its last second, so every
--- claim on a session of an earlier epoch is treated as one that may have written before.
+-- epoch: note which Redis process answers. Another one than before may have forgotten its last
+-- second, so every claim on a session of an earlier epoch is treated as one that may have written.
+-- Before the first that is ever noted nobody had called, and nothing is in doubt.
 --
 -- KEYS  1 meta (hash)
 -- ARGV  1 the server's run id
 -- Returns the epoch now in force.
 
-if redis.call('HGET', KEYS[1], 'run_id') ~= ARGV[1] then
-  redis.call('PERSIST', KEYS[1])   -- allow_full_memory of common.lua
-  redis.call('HSET', KEYS[1], 'run_id', ARGV[1])
-  return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-end
-return tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+local known, epoch = unpack(redis.call('HMGET', KEYS[1], 'run_id', 'epoch'))
+if known == ARGV[1] then return tonumber(epoch or '0') end
+redis.call('PERSIST', KEYS[1])   -- allow_full_memory of common.lua
+redis.call('HSET', KEYS[1], 'run_id', ARGV[1])
+if not known then return tonumber(epoch or '0') end
+local time = redis.call('TIME')
+redis.call('HSET', KEYS[1], 'epoch_at',
+  string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
+return redis.call('HINCRBY', KEYS[1], 'epoch', 1)

@@ -180,9 +180,9 @@ class Keeper:
         for holding, alive in zip(held, self.store.renew(pairs), strict=True):
             if not alive and holding.outcome is None:
                 session = holding.claim.session
-                # A held session is not lost: its task gave the lease away, and is just ending.
-                held_on = self.store.progress(session).state == "held"
-                level = logging.DEBUG if held_on else logging.WARNING
+                # Not lost if its task gave the lease away, and is just ending.
+                given = self.store.progress(session).state in ("held", "sleeping")
+                level = logging.DEBUG if given else logging.WARNING
                 logger.log(level, "The lease on session %s is lost", session)
                 self._discard(holding)
 

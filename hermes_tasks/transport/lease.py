@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,9 +18,9 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads, prepare_accept_content
 from kombu.transport.virtual import Channel
 
-from hermes_tasks.errors import GivenUp, LeaseLost
+from hermes_tasks.errors import GivenUp, LeaseLost, SessionHeld
 from hermes_tasks.transport.keeper import private_store
-from hermes_tasks.transport.sessions import SessionStore
+from hermes_tasks.transport.sessions import Doubt, SessionStore
 from hermes_tasks.transport.trace import log_given_up
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 #: Share of the lease, after ``begin``, in which the first byte may leave. Later a process may have
 #: been stopped so long that another worker owns the session: it does not send.
 SEND_WITHIN = 0.6
+#: How often what an earlier call may have carried is asked for in vain before it is written.
+QUESTIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ class SessionLease:
         token: the fencing token of the claim.
         messages: the batch, the task's own message first. A follower that cannot be decoded, and
             all behind it, are left for the next claim.
-        again: a call that writes some of them may have gone out before: ask before writing.
+        doubt: calls that write some of them may have gone out before: ask before writing.
+        rewritten: ids of the latest messages of the session that were written while in doubt. A
+            question that is asked anyway may tell whether one of them was written twice.
         attempts: failed attempts of the head so far.
         tries: times the task has postponed the head.
     """
@@ -76,18 +80,23 @@ class SessionLease:
         token: str,
         messages: Sequence[BatchMessage],
         *,
-        again: bool,
         attempts: int,
         tries: int = 0,
         now: int = 0,
+        doubt: Doubt | None = None,
+        forgotten: int = 0,
+        rewritten: Sequence[str] = (),
         record: Callable[[BatchMessage, str], None] | None = None,
     ) -> None:
         self.session = session
         self.messages = tuple(messages)
-        self.again = again
+        self.doubt = doubt
+        self.rewritten = tuple(rewritten)
         self.attempts = attempts
         self.tries = tries
         self._claimed_ms = now
+        self._forgotten = forgotten
+        self._asked = doubt.asked if doubt else 0
         self._since = self.now()
         self._store = store
         self.token = token
@@ -116,21 +125,62 @@ class SessionLease:
             info["name"],
             info["token"],
             messages,
-            again=info["again"],
             attempts=info["attempts"],
             tries=info["tries"],
             now=info["now"],
+            doubt=Doubt(*info["doubt"]) if info["doubt"] else None,
+            forgotten=info["forgotten"],
+            rewritten=info["rewritten"],
             record=_result_recorder(task),
         )
 
-    def begin(self, seconds: float, ids: Iterable[str] | None = None) -> None:
-        """Record that a call is about to be made, at most ``seconds`` long; renew the lease.
+    @property
+    def again(self) -> bool:
+        """Whether a call that writes some of the messages may have gone out before."""
+        return self.doubt is not None
+
+    def ask_again(self, ids: Iterable[str], resent: Collection[str] = ()) -> bool:
+        """Messages were asked for and not found: whether to ask once more before they are written.
+
+        An earlier call may take effect long after it was given up. So what it may have carried is
+        written only after two questions in vain, the second when that time is over, and until
+        then the session sleeps in Redis.
+
+        Args:
+            ids: the messages that are written next, of those that were asked for.
+            resent: ids of messages whose sender does not know whether they were accepted before.
+
+        Raises:
+            SessionHeld: the session sleeps until that call cannot take effect any more. The task
+                must end now, with ``Ignore``; no attempt is counted.
+        """
+        doubt, numbers = self.doubt, []
+        until, again = 0, False
+        for id in ids:
+            number = self._by_id[id].number
+            if doubt is not None and number <= doubt.last:
+                until, again = max(until, doubt.until), doubt.until > 0
+            elif id in resent:
+                until = max(until, self._forgotten)
+            else:
+                continue
+            numbers.append(number)
+        if self._claimed_ms < until:
+            first, last = min(numbers), max(numbers)
+            if not self._store.wait(self.session, self.token, first, last, until):
+                raise self._lost()
+            raise SessionHeld(f"an earlier call for session {self.session} may still land")
+        self._asked += 1
+        return again and self._asked < QUESTIONS
+
+    def begin(self, ids: Iterable[str] | None = None) -> None:
+        """Record that a call is about to be made; renew the lease.
 
         ``ids``: the messages it writes; all of the batch unless given.
         """
         first, last = self.numbers(self._by_id if ids is None else ids)
         at = self.now()
-        if not self._store.begin(self.session, self.token, first, last, seconds):
+        if not self._store.begin(self.session, self.token, first, last):
             raise self._lost()
         self.began(at)
 
@@ -154,10 +204,30 @@ class SessionLease:
             raise self._lost()
 
     def commit(self, ids: Iterable[str]) -> None:
-        """These messages are written; they leave the queue."""
+        """These messages have just been written; they leave the queue."""
         ids = list(ids)
-        if not self._store.commit(self.session, self.token, ids):
+        doubtful = self.doubt.last if self.doubt and self.doubt.until else 0
+        if not self._store.commit(self.session, self.token, ids, doubtful=doubtful):
             raise self._lost()
+        self._settled(ids, "")
+
+    def commit_found(self, ids: Iterable[str], twice: Collection[str] = ()) -> None:
+        """These messages were found to be written before; they leave the queue.
+
+        ``twice``: ids, of these or of the rewritten ones, that were found more than once: a call
+        took effect later than was waited for it. That is said and counted.
+        """
+        ids = list(ids)
+        if not self._store.commit_found(self.session, self.token, ids, twice):
+            raise self._lost()
+        for id in twice:
+            logger.warning(
+                "Message %s of session %s is written twice: a call landed more than %g s after "
+                "its start",
+                id,
+                self.session,
+                self._store.options.landing,
+            )
         self._settled(ids, "")
 
     def bury(self, id: str, reason: str, detail: str = "") -> None:
@@ -168,13 +238,19 @@ class SessionLease:
         log_given_up(logger, id, self.session, trace, f"{reason}: {detail}" if detail else reason)
         self._settled([id], reason)
 
-    def postpone(self, seconds: float, most: int = 1, note: str = "") -> None:
+    def postpone(
+        self, seconds: float, most: int = 1, note: str = "", *, in_doubt: bool = True
+    ) -> None:
         """Let the head be tried again in ``seconds``. The task must end now, with ``Ignore``.
 
         The session then sleeps in Redis, without an attempt being counted. ``most``: messages of
-        its next batch; ``note``: what went wrong, a line for the trace without any content.
+        its next batch; ``note``: what went wrong, a line for the trace without any content;
+        ``in_doubt``: a call for its messages may still take effect. After a call that was
+        answered, and did not write, nothing can.
         """
-        if not self._store.postpone(self.session, self.token, seconds, most=most, note=note):
+        if not self._store.postpone(
+            self.session, self.token, seconds, most=most, note=note, in_doubt=in_doubt
+        ):
             raise self._lost()
 
     def note(self, text: str) -> None:

@@ -6,6 +6,7 @@ contract. All are safe to repeat, because redis-py repeats a command whose conne
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class SessionOptions:
         retry_longest: the longest such wait, in seconds.
         lease_max_age: seconds after which a claim is no longer renewed: no task should take so
             long, and the threads pool has no hard time limit of its own.
+        landing: seconds after its start in which a call that a task makes may still take effect,
+            whatever the task has heard of it.
     """
 
     prefix: str = DEFAULT_PREFIX
@@ -52,6 +55,7 @@ class SessionOptions:
     retry_first: float = 1.0
     retry_longest: float = 60.0
     lease_max_age: float = 600.0
+    landing: float = 45.0
 
     @classmethod
     def from_transport_options(cls, options: dict[str, Any]) -> Self:
@@ -67,6 +71,10 @@ class SessionOptions:
     @property
     def lease_ms(self) -> int:
         return int(self.lease * 1000)
+
+    @property
+    def landing_ms(self) -> int:
+        return math.ceil(self.landing * 1000)
 
 
 class Outcome(StrEnum):
@@ -115,24 +123,57 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Calls that may have been made before, and what is known of them. Times are ms of Redis time.
+
+    Attributes:
+        first, last: numbers of the messages that they carried, and maybe of some between.
+        until: before that one of them may still take effect; 0: all were answered. What was not
+            found may be written only when it was not found after that.
+        asked: how often it was asked in vain since the latest of them.
+    """
+
+    first: int
+    last: int
+    until: int
+    asked: int
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self | None:
+        """A session's intent; ``None`` if it has none."""
+        return cls(*map(int, raw.split())) if raw else None
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """A lease on a session, and the messages to work on, oldest first.
 
     Attributes:
         token: the fencing token; random, because a counter repeats after a Redis rollback.
-        again: a call that writes some of them may have gone out before.
         attempts: failed attempts of the head so far.
         tries: times its task has postponed the head.
         now: when it was claimed, ms of Redis time.
+        items: the messages.
+        doubt: calls for some of them that may have been made before.
+        forgotten: ms of Redis time until which a call may take effect that Redis has forgotten,
+            and with it the message; 0 if none can.
+        rewritten: the latest messages of the session that were written while in doubt.
     """
 
     session: str
     token: str
-    again: bool
     attempts: int
     tries: int
     now: int
     items: tuple[Item, ...]
+    doubt: Doubt | None = None
+    forgotten: int = 0
+    rewritten: tuple[str, ...] = ()
+
+    @property
+    def again(self) -> bool:
+        """Whether a call that writes some of them may have gone out before."""
+        return self.doubt is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,25 +307,50 @@ class SessionStore:
             worker,
             options.batch_messages,
             options.batch_size,
+            options.landing_ms,
         )
         if not answer:
             return None
-        again, attempts, tries, now, *items = answer
+        attempts, tries, now, intent, forgotten, rewritten, *items = answer
         return Claimed(
-            session, token, again == 1, attempts, tries, now, tuple(map(Item.parse, items))
+            session,
+            token,
+            attempts,
+            tries,
+            now,
+            tuple(map(Item.parse, items)),
+            Doubt.parse(intent),
+            forgotten,
+            tuple(unquote(id.decode()) for id in rewritten.split()),
         )
 
-    def begin(self, session: str, token: str, first: int, last: int, seconds: float) -> bool:
-        """Record that a call writing messages ``first``…``last`` starts, at most ``seconds`` long.
+    def begin(self, session: str, token: str, first: int, last: int) -> bool:
+        """Record that a call writing messages ``first``…``last`` starts now.
 
         ``False`` when the token no longer holds the lease: nothing may be sent then.
         """
-        lease = self.options.lease_ms
-        return bool(self._run("begin", session, token, lease, first, last, int(seconds * 1000)))
+        lease, landing = self.options.lease_ms, self.options.landing_ms
+        return bool(self._run("begin", session, token, lease, landing, first, last))
 
-    def commit(self, session: str, token: str, ids: Iterable[str]) -> bool:
-        """Settle messages that are written. ``False``: the token no longer holds the lease."""
-        return bool(self._run("commit", session, token, "", "", *map(quote_id, ids)) >= 0)
+    def commit(self, session: str, token: str, ids: Iterable[str], *, doubtful: int = 0) -> bool:
+        """Settle messages that a call has just written.
+
+        ``doubtful``: the highest number that was in doubt before that call; those up to it are
+        remembered as rewritten. ``False``: the token no longer holds the lease.
+        """
+        return self._commit(session, token, ids, "written", doubtful)
+
+    def commit_found(
+        self, session: str, token: str, ids: Iterable[str], twice: Iterable[str] = ()
+    ) -> bool:
+        """Settle messages that were found to be written, and count what was so ``twice``.
+
+        ``twice`` may also name rewritten messages; each is counted once. ``False``: lease lost.
+        """
+        again = set(twice)
+        once = [id for id in ids if id not in again]
+        held = self._commit(session, token, once, "found") if once or not again else True
+        return held and (not again or self._commit(session, token, sorted(again), "twice"))
 
     def bury(
         self, session: str, token: str, id: str, *, reason: str, detail: str = ""
@@ -298,14 +364,32 @@ class SessionStore:
         return None if answer == -1 else _text(answer)
 
     def postpone(
-        self, session: str, token: str, seconds: float, *, most: int = 1, note: str = ""
+        self,
+        session: str,
+        token: str,
+        seconds: float,
+        *,
+        most: int = 1,
+        note: str = "",
+        in_doubt: bool = True,
     ) -> bool:
         """Let a session sleep for ``seconds`` once its claim is completed, without an attempt.
 
-        ``most``: messages in its next batch; ``note``: a line for the trace. ``False``: lease lost.
+        ``most``: messages in its next batch; ``note``: a line for the trace; ``in_doubt``: a call
+        for its messages may still take effect. ``False``: lease lost.
         """
         wait = max(0, int(seconds * 1000))
-        return bool(self._run("postpone", session, token, wait, max(1, most), one_line(note)))
+        return bool(
+            self._run("postpone", session, token, wait, max(1, most), one_line(note), int(in_doubt))
+        )
+
+    def wait(self, session: str, token: str, first: int, last: int, until: int) -> bool:
+        """Let a session sleep until no call that may have been made before can take effect.
+
+        Its messages ``first``…``last`` were asked for in vain, before ``until`` (ms of Redis time).
+        The claim is over with this, without an attempt. ``False``: it was before.
+        """
+        return bool(self._run("wait", session, token, first, last, until))
 
     def note(self, session: str, token: str, text: str) -> bool:
         """Add a line to the trace of a session's head. ``False``: lease lost."""
@@ -412,6 +496,11 @@ class SessionStore:
             | {"id": unquote(fields[b"id"].decode())}
             for entry, fields in entries
         ]
+
+    def _commit(
+        self, session: str, token: str, ids: Iterable[str], how: str, detail: int | str = ""
+    ) -> bool:
+        return bool(self._run("commit", session, token, how, detail, *map(quote_id, ids)) >= 0)
 
     def _run(self, name: str, session: str, *arguments: Any, more_keys: Sequence[str] = ()) -> Any:
         keys = (*self.names.session(session), *more_keys)

@@ -142,6 +142,7 @@ some_client = st.integers(0, 2)
 some_end = st.sampled_from([*Ended, Ended.OK, Ended.OK, Ended.FAILED])
 some_time = st.sampled_from([1, 90, 300, 700, 1999, 2000, 3000, 9000, 15000, 33000, 61000])
 some_duration = st.sampled_from([0.1, 1.9, 2.0, 5.0, 8.0, math.nan, -1.0])
+WHY = "HTTP 401"
 mostly_not = st.sampled_from([False, False, False, True])
 
 
@@ -345,7 +346,7 @@ class GateMachine(RuleBasedStateMachine):
     @rule(
         client=some_client,
         jitter=some_jitter,
-        first=st.sampled_from([Ended.OK, Ended.FAILED, Ended.LIMITED]),
+        first=st.sampled_from([Ended.OK, Ended.FAILED, Ended.LIMITED, Ended.DENIED]),
         second=st.sampled_from([Ended.OK, Ended.FAILED, Ended.LIMITED]),
         rest=st.sampled_from([Ended.OK, Ended.FAILED]),
     )
@@ -406,7 +407,7 @@ class GateMachine(RuleBasedStateMachine):
         in_time = in_flight is not None and in_flight > self.now
         gate.dies = dies
         try:
-            state = gate.report(call.go, ended, seconds, retry_after)
+            state = gate.report(call.go, ended, seconds, retry_after, why=WHY)
         finally:
             gate.dies = False
         if call in self.calls:
@@ -591,6 +592,7 @@ class RulesMachine(GateMachine):
             seconds * 1000,
             go.deadline,
             retry_after=-1 if retry_after is None else retry_after * 1000,
+            why=WHY,
             jitter=self.jitter,
         )
         assert told == (self.model.breaker.state, expected)
@@ -708,6 +710,7 @@ DIFFERENT: dict[str, Edits] = {
     "each bad call halves the limit": {"report": [("1 - trouble / 2", "0.5")]},
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
     "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
+    "a denial opens nothing": {"report": [("return not its_own(worker)", "return false")]},
 }
 
 

@@ -145,10 +145,10 @@ def test_a_call_goes_with_the_ceiling_while_nothing_is_known(workers: Deployment
     assert answer == Go(30_000, 0, 0, 4, False, "id")
 
 
-def test_a_call_that_writes_records_its_intent_until_its_latest_end(workers: Deployment) -> None:
+def test_a_call_that_writes_records_its_intent_and_when_it_may_land(workers: Deployment) -> None:
     workers.go("a")
     began = int(START * 1000)
-    assert workers.fields("a")["intent"] == f"1 1 {began} {began + 30_000}"
+    assert workers.fields("a")["intent"] == f"1 1 {began + 45_000} 0"
 
 
 def test_a_call_that_writes_nothing_records_none(workers: Deployment) -> None:
@@ -351,6 +351,35 @@ def test_a_pause_says_why_and_is_never_shortened(workers: Deployment, clock: Clo
     status = workers.gate.status()
     assert status.pause_until == pytest.approx(clock.now + 63)
     assert status.pause_why == "429"
+
+
+def test_a_denial_opens_says_why_and_is_told_once(
+    workers: Deployment, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = [workers.go(f"s{number}") for number in range(3)]
+    for call in calls:
+        workers.gate.report(call, Ended.DENIED, 0.1, why="HTTP 401: no key")
+    status = workers.gate.status()
+    assert (status.state, status.denied) == (State.OPEN, "HTTP 401: no key")
+    assert (status.counters["opened"], status.counters["denied"]) == (1, 1)
+    # A probe that is denied as well is no news
+    clock.wait(60)
+    workers.gate.report(workers.go("probe"), Ended.DENIED, 0.1, why="HTTP 401: no key")
+    assert workers.gate.status().state is State.OPEN
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "HTTP 401: no key" in caplog.text
+    # One that is let in ends it
+    clock.wait(60)
+    workers.gate.report(workers.go("another"), Ended.OK, 0.1)
+    status = workers.gate.status()
+    assert (status.state, status.denied) == (State.CLOSED, "")
+
+
+def test_a_key_that_is_one_workers_own_opens_nothing(workers: Deployment) -> None:
+    for call, ended in (("well#1", Ended.OK), ("bad#2", Ended.DENIED), ("bad#3", Ended.DENIED)):
+        go = workers.ask(workers.claim(f"of {call}"), call=call)
+        assert isinstance(go, Go)
+        assert workers.gate.report(go, ended, 0.1) is State.CLOSED
 
 
 def test_a_permit_is_void_after_two_seconds(workers: Deployment, clock: Clock) -> None:

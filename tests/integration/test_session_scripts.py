@@ -18,6 +18,7 @@ from hermes_tasks.transport.scripts import script
 from hermes_tasks.transport.sessions import (
     Claimed,
     Completed,
+    Doubt,
     Outcome,
     PushAnswer,
     SessionOptions,
@@ -28,6 +29,7 @@ S = "default:ws:s"
 OPTIONS = SessionOptions(
     waiting_limit=3, backlog_limit=2, batch_messages=3, batch_size=5, max_attempts=3
 )
+LANDING = OPTIONS.landing_ms
 ODD = ["a b", "%", "%20", "a%20b", "ü", "zeile\nzwei", "\t", "🦀", "x" * 2000, "-", "1 2 3"]
 
 
@@ -70,6 +72,10 @@ def let_the_lease_run_out(store: SessionStore) -> None:
 def let_the_wait_end(store: SessionStore) -> None:
     store.client.zadd(store.names.sleeping, {S: 1})
     assert store.wake(S)
+
+
+def another_redis_process_answers(store: SessionStore) -> None:
+    script("epoch")(store.client, [store.names.meta], ["another process"])
 
 
 def redis_ms(store: SessionStore) -> int:
@@ -341,19 +347,134 @@ def test_what_a_call_may_have_written_is_claimed_as_such_until_it_is_settled(
 ) -> None:
     push(store, "1", "2", "3")
     assert not claim(store).again
-    assert store.begin(S, "t", 1, 2, 30)
+    before = redis_ms(store)
+    assert store.begin(S, "t", 1, 2)
+    after = redis_ms(store)
     complete(store, Outcome.FAILED)
     let_the_wait_end(store)
-    assert claim(store).again
-    assert store.begin(S, "t", 1, 1, 30)
-    store.commit(S, "t", ["1"])
+    doubt = claim(store).doubt
+    assert doubt is not None
+    assert (doubt.first, doubt.last, doubt.asked) == (1, 2, 0)
+    assert before <= doubt.until - LANDING <= after
+    store.commit_found(S, "t", ["1"])
     complete(store, Outcome.ENDED)
     following = claim(store)
-    assert (ids_of(following), following.again) == (["2", "3"], True)
+    assert (ids_of(following), following.doubt) == (["2", "3"], doubt)
     store.commit(S, "t", ["2"])
     complete(store, Outcome.ENDED)
     last = claim(store)
     assert (ids_of(last), last.again) == (["3"], False)
+
+
+def test_the_latest_call_that_may_land_counts_for_all_that_any_may_have_written(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    store.begin(S, "t", 1, 3)
+    store.client.hset(store.names.session(S)[0], "intent", "1 3 17 1")
+    before = redis_ms(store)
+    store.begin(S, "t", 1, 1)
+    complete(store, Outcome.RELEASED)
+    doubt = claim(store).doubt
+    assert doubt is not None
+    assert (doubt.first, doubt.last, doubt.asked) == (1, 3, 0)
+    assert doubt.until >= before + LANDING
+
+
+def test_a_call_that_was_answered_leaves_nothing_that_may_land(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    # whether it has not written
+    store.begin(S, "t", 1, 3)
+    assert store.postpone(S, "t", 0, most=9, in_doubt=False)
+    complete(store, Outcome.ENDED)
+    let_the_wait_end(store)
+    assert claim(store).doubt == Doubt(1, 3, 0, 0)
+    # or has
+    store.begin(S, "t", 1, 1)
+    store.commit(S, "t", ["1"])
+    complete(store, Outcome.ENDED)
+    assert claim(store).doubt == Doubt(1, 3, 0, 0)
+
+
+def test_what_an_earlier_call_may_write_waits_for_its_end_without_an_attempt(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2", "3")
+    claim(store, "dying")
+    store.begin(S, "dying", 1, 3)
+    let_the_lease_run_out(store)
+    complete(store, Outcome.LAPSED, token="")
+    claimed = claim(store)
+    assert claimed.doubt is not None
+    assert store.wait(S, "t", 1, 3, claimed.doubt.until)
+    assert not store.wait(S, "t", 1, 3, claimed.doubt.until)
+    assert store.progress(S).wake_at_ms == claimed.doubt.until
+    assert complete(store, Outcome.ENDED, "1") == "lost"
+    let_the_wait_end(store)
+    again = claim(store)
+    assert (again.attempts, again.tries, len(again.items)) == (1, 0, 1)
+    assert again.doubt == replace(claimed.doubt, asked=1)
+    trace = store.bury(S, "t", "1", reason="poison")
+    assert trace is not None
+    assert lines_of(trace)[-1] == "held: an earlier call may still land"
+    assert store.counters()["awaited"] == 1
+
+
+def test_a_clock_that_steps_back_does_not_make_a_session_wait_for_the_step(
+    store: SessionStore,
+) -> None:
+    push(store, "1")
+    claim(store)
+    store.begin(S, "t", 1, 1)
+    complete(store, Outcome.RELEASED)
+    late = redis_ms(store) + 3_600_000
+    store.client.hset(store.names.session(S)[0], "intent", f"1 1 {late} 0")
+    doubt = claim(store).doubt
+    assert doubt is not None
+    assert doubt.until <= redis_ms(store) + LANDING
+
+
+def test_what_was_written_in_doubt_is_remembered_until_it_is_found_twice(
+    store: SessionStore,
+) -> None:
+    store.options = replace(OPTIONS, batch_messages=50, batch_size=100, waiting_limit=64)
+    ids = [f"{number} %" for number in range(1, 31)]
+    push(store, *ids)
+    claim(store)
+    assert store.commit(S, "t", ids[:2])  # nothing was in doubt
+    assert store.commit(S, "t", ids[2:20], doubtful=20)
+    complete(store, Outcome.ENDED)
+    claimed = claim(store)
+    assert claimed.rewritten == tuple(ids[4:20])
+    found = [ids[20], ids[21]]
+    for _ in range(2):  # a client may repeat it
+        assert store.commit_found(S, "t", found, twice=[ids[7], found[1], "unknown"])
+        assert store.counters()["twice"] == 2
+    assert store.commit(S, "t", ids[22:30], doubtful=23)
+    complete(store, Outcome.ENDED)
+    push(store, "last")
+    assert claim(store).rewritten == (*ids[4:7], *ids[8:20], ids[22])
+    assert store.counters()["written"] == 30
+
+
+def test_the_highest_number_that_is_written_is_known(store: SessionStore) -> None:
+    def written() -> Any:
+        return store.client.hget(store.names.session(S)[0], "written")
+
+    push(store, "1", "2", "3")
+    claim(store)
+    assert store.commit_found(S, "t", ["2"])
+    assert store.commit(S, "t", ["1"])
+    assert written() == b"2"
+    assert store.bury(S, "t", "3", reason="poison") is not None
+    assert written() == b"2"
+    complete(store, Outcome.ENDED)
+    push(store, "4")
+    claim(store)
+    assert complete(store, Outcome.SETTLED, "4") == "idle"
+    assert written() == b"4"
 
 
 def test_a_worker_that_lost_its_lease_changes_nothing(store: SessionStore) -> None:
@@ -363,7 +484,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing(store: SessionStore) -> No
     assert complete(store, Outcome.LAPSED, token="") == "ready"
     assert ids_of(claim(store, "new")) == ["1"]
     before = store.client.hgetall(store.names.session(S)[0])
-    assert not store.begin(S, "old", 1, 2, 30)
+    assert not store.begin(S, "old", 1, 2)
     assert not store.commit(S, "old", ["1", "2"])
     assert store.renew([(S, "old"), (S, "new")]) == [False, True]
     assert complete(store, Outcome.SETTLED, "1", token="old") == "lost"
@@ -374,7 +495,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing(store: SessionStore) -> No
 def test_renewing_and_beginning_extend_the_lease(store: SessionStore) -> None:
     push(store, "1")
     claim(store)
-    for extend in (lambda: store.renew([(S, "t")]), lambda: store.begin(S, "t", 1, 1, 30)):
+    for extend in (lambda: store.renew([(S, "t")]), lambda: store.begin(S, "t", 1, 1)):
         let_the_lease_run_out(store)
         assert extend()
         assert store.client.zscore(store.names.leases, S) > redis_ms(store)  # type: ignore[operator]
@@ -692,7 +813,7 @@ def test_a_head_given_up_tells_what_it_went_through(store: SessionStore) -> None
     assert done.entry is not None
     store.give_back(done.entry)
     claim(store)
-    assert store.bury(S, "t", "2", reason="refused") == ""
+    assert store.bury(S, "t", "2", reason="poison") == ""
     assert store.dead_letters()[0]["trace"] == ""
 
 
@@ -700,11 +821,11 @@ def test_a_trace_is_of_the_head_and_ends_with_it(store: SessionStore) -> None:
     push(store, "1", "2", "3")
     claim(store)
     store.note(S, "t", "one")
-    assert store.bury(S, "t", "2", reason="refused") == ""
-    trace = store.bury(S, "t", "1", reason="refused", detail="422")
+    assert store.bury(S, "t", "2", reason="poison") == ""
+    trace = store.bury(S, "t", "1", reason="poison", detail="422")
     assert lines_of(trace or "") == ["one"]
     store.note(S, "t", "three")
-    trace = store.bury(S, "t", "3", reason="refused")
+    trace = store.bury(S, "t", "3", reason="poison")
     assert lines_of(trace or "") == ["three"]
 
 
@@ -716,7 +837,7 @@ def test_what_was_revoked_keeps_its_trace(store: SessionStore, outcome: Outcome)
     complete(store, outcome, "1")
     assert lines_of(store.dead_letters()[0]["trace"]) == ["503"]
     claim(store)
-    assert store.bury(S, "t", "2", reason="refused") == ""
+    assert store.bury(S, "t", "2", reason="poison") == ""
 
 
 def test_of_a_long_trace_the_beginning_and_the_end_are_kept(store: SessionStore) -> None:
@@ -832,24 +953,50 @@ def test_progress_of_an_unknown_session_is_idle_and_creates_nothing(store: Sessi
 def test_after_a_new_redis_process_answers_everything_accepted_before_is_suspect(
     store: SessionStore,
 ) -> None:
-    assert store.note_server() == store.note_server() == 1
+    assert store.note_server() == store.note_server() == 0
     push(store, "1", "2")
     assert not claim(store).again
     complete(store, Outcome.RELEASED)
-    script("epoch")(store.client, [store.names.meta], ["another process"])
+    before = redis_ms(store)
+    another_redis_process_answers(store)
+    after = redis_ms(store)
     push(store, "3")
     for last in (1, 2):
         claimed = claim(store)
-        assert claimed.again
-        store.commit(S, "t", [str(last)])
+        assert claimed.doubt is not None
+        assert (claimed.doubt.last, claimed.doubt.asked) == (3, 0)
+        assert before <= claimed.doubt.until - LANDING <= after
+        store.commit_found(S, "t", [str(last)])
         complete(store, Outcome.ENDED)
     push(store, "4")
     claimed = claim(store)
     assert claimed.again  # "3" was accepted before the first claim that knew
-    store.commit(S, "t", ids_of(claimed))
+    store.commit_found(S, "t", ids_of(claimed))
     complete(store, Outcome.ENDED)
     push(store, "5")
     assert not claim(store).again
+
+
+def test_the_first_redis_process_ever_noted_makes_nothing_suspect(store: SessionStore) -> None:
+    push(store, "1")
+    assert store.note_server() == 0
+    claimed = claim(store)
+    assert (claimed.doubt, claimed.forgotten) == (None, 0)
+
+
+def test_a_call_that_redis_forgot_with_its_message_may_land_for_a_while(
+    store: SessionStore,
+) -> None:
+    store.note_server()
+    another_redis_process_answers(store)
+    at = redis_ms(store)
+    push(store, "1")
+    claimed = claim(store)
+    assert not claimed.again
+    assert at - 1_000 < claimed.forgotten - LANDING <= at
+    complete(store, Outcome.RELEASED)
+    store.client.hset(store.names.meta, "epoch_at", at - LANDING)
+    assert claim(store).forgotten == 0
 
 
 # -- the server's own moods -----------------------------------------------------------------------
@@ -872,7 +1019,7 @@ def test_with_its_memory_full_redis_accepts_nothing_and_lets_everything_drain(
     full_server: Server, prefix: str
 ) -> None:
     with full_server.client() as client:
-        store = SessionStore(client, Names(prefix), OPTIONS)
+        store = SessionStore(client, Names(prefix), replace(OPTIONS, landing=0))
         push(store, "1", "2", "3", "4")
         push(store, "1", session="dead")
         push(store, "1", session="asleep", delay=0.001)
@@ -884,15 +1031,17 @@ def test_with_its_memory_full_redis_accepts_nothing_and_lets_everything_drain(
         assert store.progress("new").accepted == 0
         assert store.progress(S).accepted == 4
 
-        assert store.note_server()
+        assert store.note_server() == 0
+        another_redis_process_answers(store)
         claimed = claim(store)
-        assert store.begin(S, "t", 1, 3, 30)
+        assert store.begin(S, "t", 1, 3)
         assert store.renew([(S, "t")]) == [True]
         assert store.note(S, "t", "503")
         assert store.postpone(S, "t", 0, note="503")
         assert store.push(S, "second try", id="1", token="t").status == "retried"
         assert store.push(S, "second try", id="1", token="other").status == "stale"
-        assert store.commit(S, "t", ids_of(claimed)[:2])
+        assert store.commit(S, "t", ids_of(claimed)[:1], doubtful=3)
+        assert store.commit_found(S, "t", ids_of(claimed)[1:2], twice=["1"])
         assert store.bury(S, "t", "3", reason="poison") is not None
         assert complete(store, Outcome.ENDED) == "ready"
         claim(store, "dying")
@@ -901,5 +1050,9 @@ def test_with_its_memory_full_redis_accepts_nothing_and_lets_everything_drain(
         assert due == ("asleep",)
         assert store.wake("asleep")
         assert ids_of(claim(store)) == ["4"]
+        assert store.wait(S, "t", 4, 4, redis_ms(store))
+        assert wait_until(lambda: store.rescue(0, 3).due, 5, "the waiting session is due") == (S,)
+        assert store.wake(S)
+        assert store.claim(S, 10**6, "t", "worker") is not None
         assert store.purge(S) == 0
         assert complete(store, Outcome.SETTLED, "4") == "idle"

@@ -453,7 +453,10 @@ def test_a_404_of_someone_else_buries_nothing(
     ("status", "kind", "may_have_been_written"),
     [
         (401, Unauthorised, False),
+        (402, Unauthorised, False),
         (403, Unauthorised, False),
+        (405, Unreachable, False),
+        (407, Unauthorised, False),
         (408, Overloaded, True),
         (409, Overloaded, False),
         (429, RateLimited, False),

@@ -90,6 +90,7 @@ class Caller:
             seconds * SECOND,
             go.deadline if deadline is None else deadline,
             retry_after=retry_after,
+            why="no key",
             jitter=jitter,
         )
 
@@ -448,6 +449,42 @@ def test_a_probe_that_fails_opens_for_twice_as_long(caller: Caller, bad: Ended) 
         assert caller.state() is State.OPEN
         waits.append((caller.rules.breaker.probe_at - caller.now) / SECOND)
     assert waits == pytest.approx([120, 240, 480, 600, 600, 600])
+
+
+def test_a_denied_call_opens_at_once(caller: Caller) -> None:
+    caller.call("a")
+    caller.call("b", Ended.DENIED)
+    assert caller.state() is State.OPEN
+    assert caller.rules.breaker.denied == "no key"
+    caller.wait(60)
+    caller.call("probe")
+    assert caller.state() is State.CLOSED
+    assert caller.rules.breaker.denied is None
+
+
+def test_a_denied_probe_opens_for_as_long_as_the_first_time(caller: Caller) -> None:
+    caller.open()
+    for _ in range(3):
+        caller.now = caller.rules.breaker.probe_at
+        caller.call("probe", Ended.DENIED)
+        assert caller.state() is State.OPEN
+        assert caller.rules.breaker.probe_at - caller.now == pytest.approx(60 * SECOND)
+    # What the next one meets is what is told
+    caller.now = caller.rules.breaker.probe_at
+    caller.call("probe", Ended.FAILED)
+    assert caller.rules.breaker.denied is None
+
+
+def test_a_key_that_is_one_workers_own_stops_nobody_else(caller: Caller) -> None:
+    caller.call("well#1")
+    for number in range(5):
+        caller.call(f"bad#{number}", Ended.DENIED, 0)
+    assert caller.state() is State.CLOSED
+    # Until nobody has been well for as long as a call may take
+    caller.wait(30)
+    caller.call("bad#6", Ended.DENIED, 0)
+    assert caller.state() is State.OPEN
+    assert caller.rules.counters["denied"] == 6
 
 
 def test_the_interval_starts_anew_after_a_recovery(caller: Caller) -> None:

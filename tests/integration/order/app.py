@@ -31,8 +31,6 @@ from tests.integration.order.journal import Journal
 LEASE = 1.5
 #: Seconds after which a session that was popped and never claimed is queued again, likewise.
 GRACE = 1.0
-#: How long the one call of a batch may take, for ``begin``.
-CALL_SECONDS = 5.0
 
 
 def make_app(broker: str, journal: str, prefix: str, **conf: Any) -> Celery:
@@ -106,7 +104,7 @@ def write(
         if hold is not None:
             journal.wait_at(hold)
         try:
-            lease.begin(CALL_SECONDS)
+            lease.begin()
             if again:
                 stored = set(journal.log(session))
                 lease.commit([m.id for m in lease.messages if m.args[1] in stored])
@@ -166,7 +164,7 @@ def hang(self: Any, session: str, number: int) -> None:
     assert lease is not None
     if self.app.journal.note(f"hung:{session}") == 1:
         time.sleep(60)
-    lease.begin(CALL_SECONDS)
+    lease.begin()
     self.app.journal.append(session, [message.args[1] for message in lease.messages])
     lease.commit([message.id for message in lease.messages])
 

@@ -159,6 +159,37 @@ def test_a_429_holds_every_worker_as_long_as_it_asks(deployment: Deployment, for
     assert complaints(deployment.log()[said:]) == []
 
 
+def test_a_key_that_ends_stops_all_calls_with_one_error_and_costs_no_turn_anything(
+    deployment: Deployment,
+) -> None:
+    # Given turns, some of them on their way, when Honcho takes another key from now on
+    said = len(deployment.log())
+    honcho, sessions = deployment.honcho, deployment.sessions(12)
+    deployment.send(sessions, 2)
+    honcho.control(api_key="another")
+    deployment.send(sessions, 2)
+
+    # Then only probes are made, and they find it denied, which is said and shown
+    wait_until(lambda: deployment.probes() >= 2 and _free(deployment), 15.0, "two probes")
+    status = deployment.gate.status()
+    assert status.denied == "HTTP 401: set HONCHO_API_KEY of the workers"
+    deployment.send(sessions)
+    store = deployment.store
+    attempts = [store.progress(deployment.key(session)).attempts for session in sessions]
+    assert attempts == [0] * len(sessions)
+    assert deployment.gate.status().counters["opened"] == 1
+
+    # And with the right key every turn is written once, in order
+    honcho.control(reset=True)
+    deployment.wait_until_written(DONE)
+    assert deployment.audit(sessions).is_clean
+    assert store.dead_letters() == []
+    assert [line for line in deployment.log()[said:].splitlines() if "denies" in line] == (
+        complaints(deployment.log()[said:])
+    )
+    assert len(complaints(deployment.log()[said:])) == 1
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("network", ["refuses", "swallows"])
 def test_one_bad_worker_opens_nothing_and_its_turns_are_written_by_others(
