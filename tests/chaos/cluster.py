@@ -44,6 +44,7 @@ class Shape:
         workers: pools by name.
         sessions: that each gateway has for itself, and that all of them share.
         rate: turns a second of each gateway.
+        conclusions: share of them that are conclusions.
         settings: fields of the product's settings, beyond ``limits``.
         broken: the switch of :mod:`~tests.chaos.broken` that is turned, if any.
     """
@@ -56,6 +57,7 @@ class Shape:
     own: int = 8
     shared: int = 4
     rate: float = 2.0
+    conclusions: float = 0.0
     settings: Mapping[str, object] = field(default_factory=dict)
     broken: str = ""
 
@@ -382,7 +384,13 @@ class Cluster:
         link = self._link(name, "redis", self.redis.port)
         command = [sys.executable, "-m", "tests.chaos.gateway_process", "--name", name]
         command += ["--sessions", ",".join(self.shape.sessions_of(name))]
-        command += ["--rate", str(self.shape.rate), "--until", str(self.started + self._seconds)]
+        command += ["--rate", str(self.shape.rate)]
+        command += [
+            "--conclusions",
+            str(self.shape.conclusions),
+            "--until",
+            str(self.started + self._seconds),
+        ]
         command += ["--seed", str(self._seed), "--receipts", str(self._receipts(name))]
         outbox = self.directory / f"outbox-{name}"
         env = clean_environment() | self._env(link, HERMES_TASKS_OUTBOX_DIR=str(outbox))

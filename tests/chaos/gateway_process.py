@@ -36,10 +36,12 @@ class Receipts:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
-def offer(sync: TurnSync, receipts: Receipts, chance: random.Random, turn: str, where: str) -> None:
-    """Hand a turn or a conclusion over."""
+def offer(
+    sync: TurnSync, receipts: Receipts, chance: random.Random, turn: str, where: str, share: float
+) -> None:
+    """Hand a turn over or, for so large a share of them, a conclusion."""
     size = chance.choice([1, 2, 2, 2, 3]) if chance.random() < 0.985 else LARGE
-    concludes = chance.random() < 0.1
+    concludes = chance.random() < share
     receipts.write(turn=turn, session=where, parts=1 if concludes else size)
     if concludes:
         sync.conclude(
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--sessions", required=True, help="names, separated by commas")
     parser.add_argument("--rate", type=float, required=True, help="turns a second")
+    parser.add_argument("--conclusions", type=float, required=True, help="share of the turns")
     parser.add_argument("--until", type=float, required=True, help="seconds of time.monotonic()")
     parser.add_argument("--seed", required=True)
     parser.add_argument("--receipts", type=Path, required=True)
@@ -80,7 +83,8 @@ def main() -> None:
             if time.monotonic() >= options.until:
                 over.wait()
                 break
-            offer(sync, receipts, chance, f"{options.name}-{number}", chance.choice(sessions))
+            turn, session = f"{options.name}-{number}", chance.choice(sessions)
+            offer(sync, receipts, chance, turn, session, options.conclusions)
             number += 1
 
 

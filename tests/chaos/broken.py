@@ -1,0 +1,76 @@
+"""Three ways to break the product on purpose, to see that the checker notices.
+
+They are switches in a process of a test (see ``inside/sitecustomize.py``); the product has none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+WIDER_SECONDS = 0.05
+"""How long a gateway takes between looking at a queue and adding to it: a window for a race."""
+
+
+def install(switch: str) -> None:
+    """Break this process. ``switch`` is one of :data:`SWITCHES`."""
+    SWITCHES[switch]()
+
+
+def no_fencing() -> None:
+    """A worker writes whether or not it still has the session."""
+    from hermes_tasks import guard
+    from hermes_tasks.errors import LeaseLost
+    from hermes_tasks.transport import SessionLease
+
+    ask = guard.GatedLease._admit
+
+    def admit(self: Any, *arguments: Any) -> Any:
+        try:
+            return ask(self, *arguments)
+        except LeaseLost:
+            return None  # as if the gate had not answered
+
+    _replace(guard.GatedLease, "_admit", admit)
+    _replace(SessionLease, "check", lambda _: None)
+
+
+def no_question() -> None:
+    """A worker does not look for what an earlier call may have stored."""
+    from hermes_tasks.honcho.client import HonchoClient
+
+    _replace(HonchoClient, "held", lambda *_, **__: set())
+    _replace(HonchoClient, "concluded", lambda *_, **__: Counter())
+
+
+def no_atomic_bound() -> None:
+    """The bound of a queue is not kept by the script that adds to it, but by looking before."""
+    from hermes_tasks.transport import sessions
+    from hermes_tasks.transport.scripts import session_script
+
+    def push(client: Any, keys: Any, arguments: Any) -> Any:
+        session, *rest = arguments
+        waiting, backlog, limit = keys[2], keys[3], rest[6]
+        is_full = client.llen(waiting) >= limit
+        time.sleep(WIDER_SECONDS)
+        if is_full:
+            client.rpush(backlog, client.lpop(waiting))
+        rest[6] = 10**9
+        return session_script("push")(client, keys, (session, *rest))
+
+    def chosen(name: str) -> Callable[..., Any]:
+        return push if name == "push" else session_script(name)
+
+    _replace(sessions, "session_script", chosen)
+
+
+def _replace(owner: Any, name: str, by: object) -> None:
+    """Put something in the place of what must be there."""
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner} has no {name}: the switch must follow the product")
+    setattr(owner, name, by)
+
+
+SWITCHES = {"fencing": no_fencing, "question": no_question, "bound": no_atomic_bound}
