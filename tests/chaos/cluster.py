@@ -57,7 +57,7 @@ class Shape:
     own: int = 8
     shared: int = 4
     rate: float = 2.0
-    conclusions: float = 0.0
+    conclusions: float = 0.1
     settings: Mapping[str, object] = field(default_factory=dict)
     broken: str = ""
 

@@ -12,7 +12,7 @@ from tests.chaos.history import Limits
 RECOVERY = 4.0
 """Seconds that a worker needs to start; until then it is not hurt again."""
 
-MEAN_GAP = 1.6
+MEAN_GAP = 1.1
 """Seconds between the beginnings of two faults, on average."""
 
 

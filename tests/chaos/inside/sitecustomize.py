@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 if "CHAOS_CLOCK" in os.environ:
-    from tests.chaos import clock
+    from tests.chaos.clock import install
 
-    clock.install(os.environ["CHAOS_CLOCK"])
+    install(os.environ["CHAOS_CLOCK"])
 
 if "CHAOS_BROKEN" in os.environ:
-    from tests.chaos import broken
+    from tests.chaos.broken import install
 
-    broken.install(os.environ["CHAOS_BROKEN"])
+    install(os.environ["CHAOS_BROKEN"])
