@@ -24,7 +24,7 @@ from hermes_tasks.transport import SessionAMQP, run_queue, session_queue
 
 TASK = "hermes_tasks.sync_turn"
 
-#: How many calls at the ceiling a task may make before it is told to stop: a question, a session,
+#: How many calls at the ceiling a task may make before it is told to stop: questions, a session,
 #: and the writes of a batch of 50 that is halved until the turn at fault is alone.
 CALLS = 10
 #: Seconds after that, in which it puts its turns off; then its pool process is killed.
@@ -38,6 +38,7 @@ SESSION_OPTIONS = {
     "backlog_limit": "session_backlog_limit",
     "batch_turns": "session_batch_messages",
     "batch_messages": "session_batch_size",
+    "dead_max_age": "session_dead_max_age",
 }
 
 
@@ -136,6 +137,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "socket_timeout": 30.0,
             "socket_keepalive": True,
             "session_lease_max_age": 2 * soft,
+            "session_landing": settings.timeout_ceiling + settings.landing_seconds,
             **{option: getattr(settings, name) for name, option in SESSION_OPTIONS.items()},
             **settings.broker_options,
         },

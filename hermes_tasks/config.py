@@ -177,6 +177,11 @@ class Settings(BaseSettings):
     timeout_ceiling: Annotated[float, Field(ge=0.1, le=600)] = Field(
         default=30.0, description="Longest time a call to Honcho may take, in seconds."
     )
+    landing_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=15.0,
+        description="Seconds after its longest time in which a call that was given up may still be "
+        "applied by Honcho; until then nothing that it may have carried is written again.",
+    )
     timeout_default: Annotated[float, Field(ge=0.1, le=600)] = Field(
         default_factory=lambda data: _up_to_ceiling(30.0, data),
         description="Seconds a call may take while Redis does not say how long calls take.",
@@ -223,6 +228,10 @@ class Settings(BaseSettings):
     retry_max_age: Annotated[float, Field(ge=1, le=31_536_000)] = Field(
         default=86_400.0,
         description="Seconds after which a turn that Honcho could not take is given up.",
+    )
+    dead_max_age: Annotated[float, Field(ge=1, le=3_153_600_000)] = Field(
+        default=2_592_000.0,
+        description="Seconds that a turn that was given up is kept as a dead letter.",
     )
     honcho_url: str | None = Field(
         default=None,

@@ -9,6 +9,7 @@
     ├── Closed                      the gateway was closed; it takes no more turns
     ├── StillSyncing                a flush ran out of time; nothing is lost, ask again
     ├── SourceError                 a file given to ``replay`` cannot be read
+    ├── UnknownLetter               there is no dead letter of that name
     ├── OutboxError                 the gateway's outbox file cannot be used
     ├── QueueError
     │   ├── BrokerUnavailable       Redis does not answer, or refuses us
@@ -79,6 +80,10 @@ class StillSyncing(HermesTasksError):
 
 class SourceError(HermesTasksError):
     """A conversation source cannot be read. The message names the file and, if any, the line."""
+
+
+class UnknownLetter(HermesTasksError):
+    """No dead letter has this id. It may have been retried, purged, or grown too old."""
 
 
 class OutboxError(HermesTasksError):

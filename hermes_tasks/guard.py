@@ -12,7 +12,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,20 +46,26 @@ class GatedLease:
         lease: the right to write for the session.
         gate: decides when a call may start, and how long it may take.
         worker: name of the worker that calls.
+        resent: ids of turns whose gateway does not know whether Redis had accepted them before.
 
     Attributes:
         lease: the right to write for the session.
         turns: how many turns the latest call was to write.
+        wrote: a call that writes was let through.
         timed_out: the latest call was cut at its deadline, and that was the longest there is.
         calling: whether calls are made at all, as far as the latest report knows.
     """
 
-    def __init__(self, lease: SessionLease, gate: Gate, worker: str) -> None:
+    def __init__(
+        self, lease: SessionLease, gate: Gate, worker: str, resent: Collection[str] = ()
+    ) -> None:
         self.lease = lease
         self._gate = gate
         self._worker = worker
+        self._resent = resent
         self._settled: set[str] = set()
         self.turns = len(lease.messages)
+        self.wrote = False
         self.timed_out = False
         self.calling = True
 
@@ -67,6 +73,11 @@ class GatedLease:
     def head(self) -> BatchMessage | None:
         """The oldest message that is not settled, or ``None``."""
         return next((m for m in self.lease.messages if m.id not in self._settled), None)
+
+    @property
+    def rewritten(self) -> Collection[str]:
+        """The latest turns of the session that were written while in doubt."""
+        return self.lease.rewritten
 
     @contextmanager
     def call(self, messages: int = 0, ids: Iterable[str] = ()) -> Iterator[Call]:
@@ -85,6 +96,7 @@ class GatedLease:
         began = time.monotonic()
         go = self._admit(messages, ids)
         self.turns, self.timed_out = len(ids) or len(self.lease.messages), False
+        self.wrote = self.wrote or bool(messages)
         if go is None:
             seconds, delay = self._gate.policy.default, 0.0
         else:
@@ -107,8 +119,30 @@ class GatedLease:
             if go is not None:
                 self._report(go, call, failure, took)
 
+    def found(self, ids: Iterable[str], twice: Collection[str]) -> None:
+        """These turns are stored already; a part of those ``twice`` is more than once."""
+        ids = list(ids)
+        self.lease.commit_found(ids, twice)
+        self._settled.update(ids)
+
+    def ask_again(self, ids: Iterable[str]) -> bool:
+        """Whether turns that are not stored are to be asked for once more before they are written.
+
+        Raises:
+            SessionHeld: an earlier call may still land; the session sleeps until it cannot.
+        """
+        return self.lease.ask_again(ids, self._resent)
+
+    def in_doubt(self, error: HonchoError) -> bool:
+        """Whether, after this error of the latest call, a call that writes may still land.
+
+        One that writes is let through only when none before it can land. So its answer ends all
+        doubt; that of a question does not.
+        """
+        return error.may_have_been_written or not self.wrote
+
     def commit(self, ids: Iterable[str]) -> None:
-        """These turns are stored, all their parts."""
+        """These turns have just been stored, all their parts."""
         ids = list(ids)
         self.lease.commit(ids)
         self._settled.update(ids)

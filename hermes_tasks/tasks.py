@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
@@ -32,7 +33,7 @@ logger = get_task_logger(__name__)
 
 #: Waits between attempts while Honcho fails, in seconds: doubling, jittered down to half.
 RETRY_FIRST = 1.0
-RETRY_LONGEST = 60.0
+RETRY_LONGEST = 15.0
 
 
 class TurnTask(BatchTask):
@@ -66,7 +67,7 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
         # It may be its own fault or that of an older worker: let it try elsewhere, alone.
         logger.error("Turn %s or one behind it cannot be read: %s", self.request.id, error)
         raise
-    guard = guard_of(self, lease, turns[0])
+    guard = guard_of(self, lease, turns)
     try:
         try:
             report = writer_of(self.app).write(turns, guard, ask=lease.again)
@@ -113,7 +114,8 @@ def try_later(lease: SessionLease, guard: GatedLease, error: HonchoError, max_ag
         most = max(1, guard.turns // 2)  # it may be too much for the time that there is
     else:
         most = 1
-    lease.postpone(wait(error, lease.tries, guard.calling), most, said)
+    seconds = wait(error, lease.tries, guard.calling)
+    lease.postpone(seconds, most, said, in_doubt=guard.in_doubt(error))
     return ""
 
 
@@ -124,12 +126,13 @@ def wait(error: HonchoError, tries: int, calling: bool) -> float:
     return min(RETRY_FIRST * 2.0 ** min(tries, 16), RETRY_LONGEST) * random.uniform(0.5, 1.0)
 
 
-def guard_of(task: Any, lease: SessionLease, turn: Memory) -> GatedLease:
-    """A lease behind the gate of the turn's backend. A gateway has not installed what it needs."""
+def guard_of(task: Any, lease: SessionLease, turns: Sequence[Memory]) -> GatedLease:
+    """A lease behind the gate of the turns' backend. A gateway has not installed what it needs."""
     from hermes_tasks.guard import GatedLease, gate_of
 
-    gate = gate_of(task.app, turn.backend, turn.workspace)
-    return GatedLease(lease, gate, str(task.request.hostname or ""))
+    gate = gate_of(task.app, turns[0].backend, turns[0].workspace)
+    resent = [turn.turn_id for turn in turns if turn.ask]
+    return GatedLease(lease, gate, str(task.request.hostname or ""), resent)
 
 
 _writers: dict[int, Any] = {}

@@ -4,7 +4,8 @@ Exit status, of every command:
 
 == ====================================================================================
 0  done
-1  not all turns were written (given up, out of time, the worker ended), or none are now
+1  not all turns were written (given up, out of time, the worker ended), or none are now, or
+   something is wrong
 2  wrong usage: an argument, a setting or a source that cannot be used
 3  the broker: Redis does not answer, refuses us, or its port or directory is in use
 4  Honcho does not answer or refuses us
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 import click
 
+from hermes_tasks.cli.check import check
 from hermes_tasks.cli.config import config
+from hermes_tasks.cli.dead import dead
 from hermes_tasks.cli.demo import demo
 from hermes_tasks.cli.group import Group
 from hermes_tasks.cli.replay import replay
@@ -34,12 +37,12 @@ def main() -> None:
     \b
     Exit status:
       0  done
-      1  not all turns were written, or Honcho takes none now
+      1  not all turns were written, Honcho takes none now, or something is wrong
       2  wrong usage: an argument, a setting or a source that cannot be used
       3  the broker does not answer, or refuses us
       4  Honcho does not answer, or refuses us
     """
 
 
-for command in (config, status, replay, up, demo):
+for command in (config, status, dead, check, replay, up, demo):
     main.add_command(command)

@@ -19,6 +19,7 @@ _STATUSES: tuple[tuple[type[errors.HermesTasksError], int], ...] = (
     (errors.ConfigurationError, USAGE),
     (errors.InvalidTurn, USAGE),
     (errors.SourceError, USAGE),
+    (errors.UnknownLetter, USAGE),
     (errors.QueueError, BROKER),
     (errors.HonchoError, HONCHO),
 )

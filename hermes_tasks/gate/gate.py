@@ -16,8 +16,10 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from hermes_tasks import hooks
 from hermes_tasks.gate.policy import Policy
 from hermes_tasks.gate.rules import CLASSES, Ended, Go, Hold, Release, State, Why
+from hermes_tasks.transport import events
 from hermes_tasks.transport.scripts import Script, script_of
 from hermes_tasks.transport.sessions import SessionStore
 
@@ -196,6 +198,14 @@ class Gate:
             logger.warning("%s does not answer: no more calls until a probe succeeds", self.name)
         elif news == b"closed":
             logger.warning("%s answers again: held sessions go on", self.name)
+        if news:
+            hooks.emit(
+                hooks.breaker_changed,
+                events.counter(self.store),
+                gate=self.name,
+                state=(State.OPEN if news == b"opened" else State.CLOSED).value,
+                detail=why if denied else "",
+            )
         self.resume(_release(released))
         return State(state.decode())
 

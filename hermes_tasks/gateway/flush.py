@@ -55,11 +55,16 @@ class Flush:
             OutboxError: the outbox cannot be read.
         """
         begun = time.monotonic()
-        obstacle = self._wait_for_redis(session_key, begun + timeout)
-        if obstacle is None:
-            obstacle = self._wait_for_honcho(session_key, begun + timeout)
-        if obstacle is None:
-            return
+        while True:
+            recalls = self._spool.recalls
+            obstacle = self._wait_for_redis(session_key, begun + timeout)
+            if obstacle is None:
+                obstacle = self._wait_for_honcho(session_key, begun + timeout)
+            if obstacle is not None:
+                break
+            if recalls == self._spool.recalls:
+                return
+            # Redis had forgotten turns, which are on their way again.
         seconds = time.monotonic() - begun
         turns = "1 turn waits" if obstacle.waiting == 1 else f"{obstacle.waiting} turns wait"
         raise StillSyncing(
@@ -104,9 +109,14 @@ class Flush:
             else:
                 target = progress.accepted if target is None else target
                 first = progress.first_unsettled
-                if first is None or first > target:
+                if first is not None and first <= target:
+                    obstacle = _obstacle(progress, target - first + 1)
+                elif self._spool.doubts(self._link.server):
+                    # This process may never have heard of them.
+                    self._publisher.ask()
+                    obstacle = _Obstacle(1, "Redis was restarted, and may have forgotten some")
+                else:
                     return None
-                obstacle = _obstacle(progress, target - first + 1)
                 poll = min(poll * 1.5, POLL_LONGEST_SECONDS)
             remaining = deadline - time.monotonic()
             if remaining <= 0:

@@ -1,4 +1,9 @@
-"""A gateway's connection to Redis: one that answers soon or fails, and says why."""
+"""A gateway's connection to Redis: one that answers soon or fails, and says why.
+
+All connections of a link lead to one Redis process. redis-py replaces a broken connection without a
+word, and behind it may be a Redis that has forgotten its last second: that counts as a failure
+here, and whoever connects anew sees another :attr:`Link.server`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as OtherServer
 from redis.exceptions import RedisError, ResponseError
 
 from hermes_tasks.errors import BrokerUnavailable
@@ -36,6 +42,8 @@ class Link:
 
     Attributes:
         deadline: monotonic time after which nothing should be waited for any more.
+        server: run id of the Redis process at the other end; ``None``: not connected.
+        answered_at: monotonic time at which that process was certainly alive.
     """
 
     def __init__(
@@ -47,6 +55,8 @@ class Link:
         answer: float = ANSWER_SECONDS,
     ) -> None:
         self.deadline: float | None = None
+        self.server: str | None = None
+        self.answered_at = 0.0
         self._connect_seconds = connect
         self._answer_seconds = answer
         self._app = app
@@ -67,16 +77,34 @@ class Link:
         self._connection.transport_options.update(
             # Kombu would wait and try again by itself; who asks here has better waits.
             max_retries=0,
+            retry_on_timeout=False,
+            session_meet=self._meet,
             socket_connect_timeout=self._at_most(self._connect_seconds),
             socket_timeout=self._at_most(self._answer_seconds),
         )
+        self.server, begun = None, time.monotonic()
         try:
             self._connection.ensure_connection(max_retries=0)
-            self._channel = self._connection.default_channel
+            channel = self._connection.default_channel
+            channel.sessions.note_server()
+            self._channel, self.answered_at = channel, begun
         except FAILURES as error:
             self._connection.maybe_switch_next()
             raise self.broken(error) from error
         return self._channel
+
+    def ping(self) -> None:
+        """Make sure that the Redis process at the other end is alive.
+
+        Raises:
+            BrokerUnavailable: it is not, or another one answers now.
+        """
+        begun = time.monotonic()
+        try:
+            self.channel().sessions.client.ping()
+        except FAILURES as error:
+            raise self.broken(error) from error
+        self.answered_at = begun
 
     def broken(self, error: Exception) -> BrokerUnavailable:
         """Drop the connection; what to raise for the error it ended with."""
@@ -89,7 +117,7 @@ class Link:
 
     def close(self) -> None:
         """Drop the connection; the next use makes another."""
-        self._channel = None
+        self._channel = self.server = None
         if self._connection is not None:
             self._connection.release()
 
@@ -98,6 +126,12 @@ class Link:
         channel = self._channel
         if channel is not None:
             channel.pool.disconnect()
+
+    def _meet(self, server: str) -> None:
+        if self.server is None:
+            self.server = server
+        elif server != self.server:
+            raise OtherServer("another Redis process answers than before")
 
     def _at_most(self, seconds: float) -> float:
         if self.deadline is None:

@@ -1,8 +1,14 @@
-"""One outbox: the turns of one gateway process that Redis has not accepted yet, in SQLite.
+"""One outbox: the turns of one gateway process that Redis may not have, in SQLite.
 
 A row is a turn with its number. Numbers come from ``AUTOINCREMENT``, so they are never given twice
 under one *incarnation*, the random name of the process that wrote them. Each row also names the
 number before it of the same session, while that one is still here, so that Redis can tell a gap.
+
+A row goes through two more stations. Rows are sent in order, so one number each tells how far:
+*attempted*, it may have reached Redis; *accepted*, it has. An accepted row is kept for a while,
+because Redis forgets its last second or two when it dies, and is no longer pending. Which Redis
+process accepted them is noted, and written to the file: when another one answers, all that is kept
+becomes pending again, in its old order (:meth:`Outbox.confirm`).
 
 Two connections to the file: one writes, under a lock that is held for microseconds; the other reads
 for the publisher and moves the write-ahead log into the database, which waits for the disk and must
@@ -15,6 +21,9 @@ import json
 import os
 import sqlite3
 import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +31,7 @@ from typing import Any
 from hermes_tasks.errors import OutboxError
 
 CHECKPOINT_WRITES = 50
-"""Writes after which the write-ahead log is moved into the database."""
+"""Rows written after which the write-ahead log is moved into the database."""
 
 LOG_BYTES = 4 * 1024 * 1024
 """What the write-ahead log's file is cut to, had it to grow while no checkpoint could be made."""
@@ -42,8 +51,7 @@ CREATE TABLE IF NOT EXISTS turns (
     session_key TEXT NOT NULL,
     turn_id TEXT NOT NULL,
     previous INTEGER,
-    body TEXT NOT NULL,
-    attempted INTEGER NOT NULL DEFAULT 0
+    body TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS turns_of_session ON turns (session_key, number);
 CREATE TABLE IF NOT EXISTS refused (
@@ -66,8 +74,21 @@ INSERT OR REPLACE INTO refused (number, session_key, turn_id, body, reason)
 SELECT number, session_key, turn_id, body, ? FROM turns WHERE number = ?
 """
 
-# The oldest turn that was not tried yet: one that was may be in Redis already.
-_OLDEST = "SELECT number FROM turns WHERE number != ? ORDER BY attempted, number LIMIT 1"
+# The oldest turn that was not tried yet: one that was may be in Redis already. Then the oldest that
+# is not on its way just now.
+_OLDEST = """
+SELECT number FROM (
+    SELECT * FROM (SELECT number FROM turns WHERE number > :attempted ORDER BY number LIMIT 1)
+    UNION ALL
+    SELECT * FROM (
+        SELECT number FROM turns
+        WHERE number > :accepted AND number NOT BETWEEN :first AND :last ORDER BY number LIMIT 1
+    )
+) LIMIT 1
+"""
+
+_EVERY = 2**63 - 1
+"""Above every number."""
 
 
 class CorruptOutbox(OutboxError):
@@ -108,7 +129,9 @@ class Outbox:
             failure and takes about 200 µs instead of 10.
 
     Attributes:
+        server: run id of the Redis process that rows were last sent to, or ``None``.
         pending: rows to be sent.
+        kept: rows that Redis has accepted, and might forget.
         dropped: rows dropped because there were too many.
         refused: rows kept aside because they can never be sent.
 
@@ -130,16 +153,19 @@ class Outbox:
         self.incarnation = incarnation
         self.destination = destination
         self.adopted = adopted
-        self.pending = self.refused = self.dropped = 0
+        self.server: str | None = None
+        self.pending = self.kept = self.refused = self.dropped = 0
         self._limit = limit
         self._lock = threading.RLock()
         self._writes = 0
         self._checkpoints = 0
         self._truncated = True
-        self._sending = 0
         self._closed = False
-        # Accepted by Redis, but the disk was too full to take them out; never sent again.
-        self._settled: set[int] = set()
+        # Numbers up to which rows are what they are called.
+        self._attempted = self._accepted = 0
+        self._sending = (0, 0)
+        # Batches that are kept, oldest first: when they were accepted, their last number, how many.
+        self._batches: deque[tuple[float, int, int]] = deque()
         self._connections: list[sqlite3.Connection] = []
         try:
             with using_sqlite:
@@ -168,60 +194,108 @@ class Outbox:
             return int(number or 0)
 
     def rows(self, limit: int) -> list[Row]:
-        """The oldest rows, in order.
+        """The oldest rows to be sent, in order.
 
         Raises:
             OutboxError: the file cannot be read.
         """
-        found = []
         try:
             with using_sqlite:
-                # With rows that could not be taken out, look behind as many.
                 rows = self._reader.execute(
-                    "SELECT number, session_key, turn_id, previous, body, attempted FROM turns"
-                    " ORDER BY number LIMIT ?",
-                    (limit + len(self._settled),),
+                    "SELECT number, session_key, turn_id, previous, body FROM turns"
+                    " WHERE number > ? ORDER BY number LIMIT ?",
+                    (self._accepted, limit),
                 ).fetchall()
-            for number, session, turn, previous, body, attempted in rows:
-                if number not in self._settled:
-                    may_be_sent = self.adopted or bool(attempted)
-                    found.append(Row(number, session, turn, previous, body, may_be_sent))
         except sqlite3.Error as error:
             raise self._broken("read", error) from error
-        return found[:limit]
+        attempted = self._attempted
+        return [
+            Row(number, session, turn, previous, body, number <= attempted)
+            for number, session, turn, previous, body in rows
+        ]
 
-    def mark(self, row: Row) -> bool:
-        """Note that a row is about to be sent, before its first byte leaves.
+    def mark(self, rows: Sequence[Row]) -> list[Row]:
+        """Note that rows, as :meth:`rows` gave them, are about to be sent, before their first byte.
 
-        On a full disk the note is lost and the turn goes out all the same: sending is what makes
-        room, and Redis recognises a turn it has.
+        On a full disk the note is lost and they go out all the same: sending is what makes room,
+        and Redis recognises a turn it has.
 
         Returns:
-            Whether the row is still there: since it was read it may have been dropped.
+            Those that are still there: since they were read, some may have been dropped.
         """
         with self._lock:
-            self._sending = row.number
-            marked = self._write("UPDATE turns SET attempted = 1 WHERE number = ?", (row.number,))
-            return marked != 0
+            first, last = self._sending = rows[0].number, rows[-1].number
+            if last > self._attempted:
+                self._attempted = last
+                self._note("attempted", last)
+            there = self._numbers(first, last)
+            return [row for row in rows if there is None or row.number in there]
 
-    def remove(self, row: Row) -> None:
-        """Take out a row that Redis has accepted."""
+    def accept(self, rows: Sequence[Row]) -> None:
+        """What was marked is on its way no longer; Redis has accepted ``rows`` of it, the oldest.
+
+        Redis is the process of the latest :meth:`confirm`.
+        """
         with self._lock:
-            if row.number not in self._settled:
-                self._settled.add(row.number)
-                self.pending -= 1
-            self._take_out_settled()
+            self._sending = (0, 0)
+            if rows:
+                self._accepted = rows[-1].number
+                self._batches.append((time.monotonic(), self._accepted, len(rows)))
+                self.pending -= len(rows)
+                self.kept += len(rows)
+                self._note("accepted", self._accepted)
 
     def refuse(self, row: Row, reason: str) -> None:
-        """Keep a row aside that can never be sent, so that the ones behind it go on."""
+        """Keep the oldest row aside that can never be sent, so that the ones behind it go on."""
         with self._lock:
             self._write(_REFUSE, (reason, row.number))
+            # On a full disk it stays where it is, and is refused by whoever finds it there.
+            self._write("DELETE FROM turns WHERE number = ?", (row.number,))
+            self._accepted = row.number
             self.refused += 1
-            self.remove(row)
+            self.pending -= 1
 
-    def earliest(self, session_key: str) -> int | None:
-        """Number of the session's oldest row still to be sent."""
-        return self._of_session("min(number)", session_key)
+    def confirm(self, server: str, before: float) -> int:
+        """A Redis process answers: what it accepted long ago is forgotten here.
+
+        If it is not the one that accepted what is kept, that is to be sent again.
+
+        Args:
+            server: the run id of the process.
+            before: what it accepted until then is safe; monotonic.
+
+        Returns:
+            How many rows are to be sent again.
+        """
+        with self._lock:
+            again = 0
+            if server != self.server:
+                again = self._recall()
+                self.server = server
+                self._note("server", server)
+            while self._batches and self._batches[0][0] <= before:
+                _, last, count = self._batches.popleft()
+                if self._write("DELETE FROM turns WHERE number <= ?", (last,)) is None:
+                    # A full disk. It is no loss: they are tried again, or sent twice and known.
+                    self._batches.appendleft((time.monotonic(), last, count))
+                    break
+                self.kept -= count
+            return again
+
+    def forget(self, session_key: str, turn_ids: Iterable[str]) -> None:
+        """Keep no longer what Redis has given up: sent again it would come out of its order."""
+        with self._lock:
+            self._write(
+                "DELETE FROM turns WHERE session_key = ? AND number <= ?"
+                " AND turn_id IN (SELECT value FROM json_each(?))",
+                (session_key, self._accepted, json.dumps(list(turn_ids))),
+            )
+
+    @property
+    def kept_since(self) -> float | None:
+        """When the oldest row that is kept was accepted, monotonic; ``None``: none is kept."""
+        with self._lock:
+            return self._batches[0][0] if self._batches else None
 
     def latest(self, session_key: str) -> int | None:
         """Number of the session's newest row still to be sent."""
@@ -259,7 +333,6 @@ class Outbox:
         with self._lock:
             if self._closed:
                 return
-            self._take_out_settled()
             self._closed = True
             self._disconnect()
 
@@ -294,8 +367,17 @@ class Outbox:
         about = dict(self._db.execute("SELECT name, value FROM about"))
         self.incarnation = about.get("incarnation", self.incarnation)
         self.destination = about.get("destination", self.destination)
-        (self.pending,) = self._db.execute("SELECT count(*) FROM turns").fetchone()
+        (total,) = self._db.execute("SELECT count(*) FROM turns").fetchone()
         (self.refused,) = self._db.execute("SELECT count(*) FROM refused").fetchone()
+        if self.adopted:
+            self.server = about.get("server")
+            # On a full disk none was marked.
+            self._attempted = _EVERY
+            self._accepted = int(about.get("accepted", 0))
+            self.kept = len(self._numbers(0, self._accepted) or ())
+            if self.kept:
+                self._batches.append((time.monotonic(), self._accepted, self.kept))
+        self.pending = total - self.kept
 
     def _connect(self, database: str | Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -314,16 +396,42 @@ class Outbox:
                 connection.close()
 
     def _drop_oldest(self) -> None:
-        for (number,) in self._db.execute(_OLDEST, (self._sending,)).fetchall():
-            if self._db.execute("DELETE FROM turns WHERE number = ?", (number,)).rowcount:
-                self.pending -= 1
-                self.dropped += 1
+        first, last = self._sending
+        found = self._db.execute(
+            _OLDEST,
+            {
+                "attempted": self._attempted,
+                "accepted": self._accepted,
+                "first": first,
+                "last": last,
+            },
+        )
+        for (number,) in found.fetchall():
+            self._db.execute("DELETE FROM turns WHERE number = ?", (number,))
+            self.pending -= 1
+            self.dropped += 1
 
-    def _take_out_settled(self) -> None:
-        for number in tuple(self._settled):
-            if self._write("DELETE FROM turns WHERE number = ?", (number,)) is None:
-                return
-            self._settled.discard(number)
+    def _recall(self) -> int:
+        """What is kept is pending again; how many rows that are."""
+        again, self.kept = self.kept, 0
+        self.pending += again
+        self._accepted = 0
+        self._batches.clear()
+        self._note("accepted", 0)
+        return again
+
+    def _numbers(self, first: int, last: int) -> set[int] | None:
+        """Numbers of the rows that are there; ``None``: the disk does not say."""
+        try:
+            found = self._db.execute(
+                "SELECT number FROM turns WHERE number BETWEEN ? AND ?", (first, last)
+            )
+            return {number for (number,) in found}
+        except sqlite3.Error:
+            return None
+
+    def _note(self, name: str, value: int | str) -> None:
+        self._write("REPLACE INTO about VALUES (?, ?)", (name, str(value)))
 
     def _write(self, statement: str, arguments: tuple[Any, ...]) -> int | None:
         """How many rows it changed; ``None``: the disk did not take it."""
@@ -331,29 +439,29 @@ class Outbox:
             changed = self._db.execute(statement, arguments).rowcount
         except sqlite3.Error:
             return None
-        self._written()
+        self._written(changed)
         return changed
 
     def _start_log(self) -> None:
         # The first write after a checkpoint starts the log anew and waits for the disk
         # (SQLite syncs the new header). It must not be an append, and it must change something.
         self._checkpoints += 1
-        self._write("REPLACE INTO about VALUES ('checkpoints', ?)", (str(self._checkpoints),))
+        self._note("checkpoints", self._checkpoints)
         self._writes = 0
 
-    def _written(self) -> None:
-        self._writes += 1
+    def _written(self, rows: int = 1) -> None:
+        self._writes += max(1, rows)
         self._truncated = False
 
-    def _of_session(self, what: str, session_key: str, last: int = 2**63 - 1) -> int | None:
+    def _of_session(self, what: str, session_key: str, last: int = _EVERY) -> int | None:
         with self._lock:
             if self._closed:
                 return None
             try:
                 ((value,),) = self._db.execute(
-                    f"SELECT {what} FROM turns WHERE session_key = ? AND number <= ?"  # noqa: S608
-                    " AND number NOT IN (SELECT value FROM json_each(?))",
-                    (session_key, last, json.dumps(list(self._settled))),
+                    f"SELECT {what} FROM turns"  # noqa: S608
+                    " WHERE session_key = ? AND number > ? AND number <= ?",
+                    (session_key, self._accepted, last),
                 )
             except sqlite3.Error as error:
                 raise self._broken("read", error) from error

@@ -1,4 +1,8 @@
-"""The publisher: one thread that carries rows from the outboxes to Redis, in order."""
+"""The publisher: one thread that carries rows from the outboxes to Redis, in order.
+
+Rows travel in batches: all of one go out in one round trip, and Redis answers each. A turn counts
+as sent with its answer. It is kept until Redis cannot forget it any more (:mod:`.spool`).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,12 @@ from hermes_tasks.errors import BrokerUnavailable, OutboxError
 from hermes_tasks.gateway.outbox import CorruptOutbox, Outbox, Row
 from hermes_tasks.gateway.sender import RowFailed, Sender, Unsendable
 from hermes_tasks.gateway.spool import Spool
+from hermes_tasks.transport import Push
 
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 32
-"""Rows read from an outbox at a time."""
+"""Rows that are sent in one round trip."""
 
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_LONGEST_SECONDS = 10.0
@@ -60,6 +65,9 @@ class Publisher:
         self._resting = False
         self._draining = False
         self._stopped = False
+        # Whether Redis is to be asked which process it is, although there is nothing to send.
+        self._asked = threading.Event()
+        self._asked.set()
         self._delay = BACKOFF_FIRST_SECONDS
         self._failures = 0
 
@@ -75,6 +83,16 @@ class Publisher:
             self._start()
         elif self._resting or self._spool.checkpoint_due:
             self._wake.set()
+
+    def ask(self) -> None:
+        """Look which Redis process answers, so that what another one has forgotten is sent again.
+
+        Returns at once.
+        """
+        self._asked.set()
+        self._wake.set()
+        if not self.is_running:
+            self._start()
 
     def close(self, timeout: float) -> None:
         """Send what can be sent within ``timeout`` seconds, then end the thread."""
@@ -113,6 +131,8 @@ class Publisher:
                         self._publish(outbox)
                     elif self._draining:
                         return
+                    elif self._asked.is_set():
+                        self._look()
                     else:
                         self._rest()
                 except Exception as error:  # noqa: BLE001 - a thread that ends sends nothing more
@@ -121,16 +141,18 @@ class Publisher:
             self._sender.link.close()
 
     def _publish(self, outbox: Outbox) -> None:
-        """Send rows until one cannot be sent."""
+        """Send a batch of rows, or as many of them as can be sent."""
         try:
-            for row in outbox.rows(ROWS_AT_ONCE):
-                if self._stopped:
-                    return
-                if time.monotonic() < self._spool.appended_at + YIELD_SECONDS:
-                    time.sleep(YIELD_SECONDS)
-                if not self._deliver(outbox, row):
-                    return
-                self._spool.checkpoint()
+            # Before any mark: while Redis is away nothing was sent.
+            self._settle()
+            if self._spool.head() is not outbox:
+                return  # another process answers: what is older goes first
+            # A row that failed goes alone: it would make those behind it be sent again and again.
+            rows = outbox.rows(1 if self._failures else ROWS_AT_ONCE)
+            rows = outbox.mark(rows) if rows else []
+            if rows:
+                self._deliver(outbox, rows)
+            self._spool.checkpoint()
         except (BrokerUnavailable, RowFailed) as error:
             self._back_off(error)
         except OutboxError as error:
@@ -143,34 +165,69 @@ class Publisher:
             else:
                 self._back_off(error)
 
-    def _deliver(self, outbox: Outbox, row: Row) -> bool:
-        """Send a row and take it out; ``False``: go on from the start of the outbox."""
-        # Before the mark: while Redis is away nothing was sent.
-        self._sender.connect()
-        if not outbox.mark(row):
-            return True
+    def _deliver(self, outbox: Outbox, rows: list[Row]) -> None:
+        """Send marked rows; those that Redis accepted are no longer pending."""
+        accepted = 0
         try:
-            answer = self._sender.send(row, outbox.incarnation, row.previous)
-            if answer.status == "gap":
-                earliest = outbox.earliest(row.session_key)
-                if earliest is not None and earliest < row.number:
-                    return False
-                # Redis lost what it had accepted before this row, or the row before was refused.
-                answer = self._sender.send(row, outbox.incarnation, None)
+            packed, failure = self._pack(outbox, rows)
+            try:
+                for answer in self._sender.send(packed):
+                    if answer.dropped:
+                        self.overflowed += len(answer.dropped)
+                        self._spool.given_up(rows[accepted].session_key, answer.dropped)
+                    accepted += 1
+            finally:
+                outbox.accept(rows[:accepted])
+                self.published += accepted
+                if accepted:
+                    self._succeeded()
+            if failure is not None:
+                raise failure
         except Unsendable as error:
-            self._refuse(outbox, row, str(error))
-            return True
+            self._refuse(outbox, rows[accepted], str(error))
         except RowFailed as error:
             self._failures += 1
             if self._failures < ROW_ATTEMPTS:
                 raise
-            self._refuse(outbox, row, str(error))
-            return True
-        outbox.remove(row)
-        self.published += 1
-        self.overflowed += len(answer.dropped)
-        self._succeeded()
-        return True
+            self._refuse(outbox, rows[accepted], str(error))
+
+    def _pack(
+        self, outbox: Outbox, rows: list[Row]
+    ) -> tuple[list[Push | None], Unsendable | RowFailed | None]:
+        """The messages of rows, up to the first that cannot be one, and why it cannot."""
+        packed: list[Push | None] = []
+        latest: dict[str, int] = {}
+        for row in rows:
+            self._step_aside()
+            previous = latest.get(row.session_key, row.previous)
+            try:
+                packed.append(self._sender.pack(row, outbox.incarnation, previous))
+            except (Unsendable, RowFailed) as error:
+                return packed, error
+            latest[row.session_key] = row.number
+        return packed, None
+
+    def _step_aside(self) -> None:
+        """Let callers have the interpreter, who wait for it at most as long as a row is packed."""
+        fresh = time.monotonic() < self._spool.appended_at + YIELD_SECONDS
+        time.sleep(YIELD_SECONDS if fresh else 0)
+
+    def _settle(self) -> None:
+        """Forget what the Redis process that answers has on disk; recall what it never had."""
+        server = self._sender.connect()
+        self._spool.confirm(server, self._sender.link.answered_at)
+
+    def _look(self) -> None:
+        """See whether the Redis process that accepted what is kept still answers."""
+        try:
+            self._sender.connect()
+            self._sender.link.ping()
+            self._settle()
+        except BrokerUnavailable as error:
+            self._back_off(error)
+        else:
+            self._asked.clear()
+            self._works()
 
     def _refuse(self, outbox: Outbox, row: Row, reason: str) -> None:
         logger.warning("turn %s is kept aside and not sent: %s", row.turn_id, reason)
@@ -180,11 +237,14 @@ class Publisher:
 
     def _succeeded(self) -> None:
         self._failures = 0
+        self._works()
+        self._spool.sent()
+
+    def _works(self) -> None:
         self._delay = BACKOFF_FIRST_SECONDS
         if self.trouble is not None:
             self.trouble = None
             logger.info("turns are being sent again")
-        self._spool.sent()
 
     def _back_off(self, error: BrokerUnavailable | RowFailed | OutboxError) -> None:
         if self.trouble is None:
@@ -206,7 +266,12 @@ class Publisher:
         self._resting = True
         try:
             # What came in before the line above did not set the event.
-            if self._spool.pending or self._draining:
+            if self._spool.pending or self._draining or self._asked.is_set():
+                return
+            keep_until = self._spool.keep_until
+            if keep_until is not None:
+                if not self._wake.wait(max(0.0, keep_until - time.monotonic())):
+                    self._asked.set()
                 return
             if self._wake.wait(TRUNCATE_AFTER_SECONDS):
                 return

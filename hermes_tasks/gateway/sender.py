@@ -1,18 +1,21 @@
-"""Sends one outbox row as a Celery task and says what Redis made of it."""
+"""Sends outbox rows as Celery tasks, many in one round trip, and says what Redis made of them."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import EncodeError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 import hermes_tasks.tasks  # noqa: F401 - registers the task
 from hermes_tasks.app import TASK
 from hermes_tasks.errors import HermesTasksError, InvalidTurn
 from hermes_tasks.gateway.link import FAILURES, Link, error_code
-from hermes_tasks.transport import PushAnswer, push_answers
+from hermes_tasks.transport import Push, PushAnswer, collected_pushes, push_all
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -41,16 +44,17 @@ class Sender:
         self._app = app
         self._task = app.tasks[TASK]
 
-    def connect(self) -> None:
-        """Make sure that Redis is there.
+    def connect(self) -> str:
+        """Make sure that Redis is there, or was a moment ago; the run id of its process.
 
         Raises:
             BrokerUnavailable: it is not.
         """
         self.link.channel()
+        return str(self.link.server)
 
-    def send(self, row: Row, incarnation: str, previous: int | None) -> PushAnswer:
-        """Send a row.
+    def pack(self, row: Row, incarnation: str, previous: int | None) -> Push | None:
+        """Make a row the message that is sent.
 
         Args:
             row: what to send.
@@ -58,10 +62,14 @@ class Sender:
             previous: the number that Redis must have had from this incarnation before; ``None``: it
                 does not matter.
 
+        Returns:
+            The message; ``None`` if the app runs tasks in place (``task_always_eager``), so that
+            the row is done.
+
         Raises:
-            BrokerUnavailable: Redis did not answer or takes nothing now; the row may have arrived.
+            BrokerUnavailable: Redis is not there.
             Unsendable: the row is no turn, and never will be.
-            RowFailed: Redis is there, but the row could not be sent.
+            RowFailed: it cannot be packed now, for whatever reason.
         """
         headers: dict[str, Any] = {"session_gateway": incarnation, "session_number": row.number}
         if previous is not None:
@@ -69,7 +77,7 @@ class Sender:
         turn = _turn(row)
         channel = self.link.channel()
         try:
-            with push_answers() as answers:
+            with collected_pushes() as pushes:
                 self._task.apply_async(
                     (turn,),
                     task_id=row.turn_id,
@@ -81,16 +89,59 @@ class Sender:
             raise Unsendable(str(error)) from error
         except EncodeError:
             raise Unsendable("it cannot be encoded") from None
-        except FAILURES as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, ResponseError) and _is_about_the_session(cause):
-                raise RowFailed(f"Redis refuses it: {error_code(cause)}") from error
+        except FAILURES as error:  # an event of the task, perhaps
             raise self.link.broken(error) from error
         except Exception as error:  # noqa: BLE001 - whatever it is, other turns must go on
             # Without its cause, whose text could quote the turn.
-            raise RowFailed(f"{type(error).__name__} while sending it") from None
-        # No answer: the app runs tasks in place (`task_always_eager`), so it is done.
-        return answers[-1] if answers else PushAnswer("accepted", 0)
+            raise RowFailed(f"{type(error).__name__} while packing it") from None
+        return pushes[-1] if pushes else None
+
+    def send(self, packed: Sequence[Push | None]) -> Iterator[PushAnswer]:
+        """Send messages in order, in one round trip, and yield what Redis answered to each.
+
+        Raises:
+            BrokerUnavailable: Redis takes nothing now; what was not answered may have arrived.
+            RowFailed: Redis is there, but refuses the message whose answer would be next. Those
+                behind it, of other sessions, may have arrived.
+        """
+        store = self.link.channel().sessions
+        pushes = [push for push in packed if push is not None]
+        begun = time.monotonic()
+        try:
+            answers = iter(push_all(store, pushes) if pushes else [])
+        except FAILURES as error:
+            raise self._failure(error) from error
+        if pushes:
+            self.link.answered_at = begun
+        for push in packed:
+            answer: PushAnswer | RedisError
+            answer = PushAnswer("accepted", 0) if push is None else next(answers)
+            if push is not None and isinstance(answer, PushAnswer) and answer.status == "gap":
+                answer = self._close_gap(push, packed)
+            if isinstance(answer, RedisError):
+                raise self._failure(answer) from answer
+            yield answer
+
+    def _close_gap(self, push: Push, packed: Sequence[Push | None]) -> PushAnswer | RedisError:
+        """Send a message again that Redis refused because the one before it never arrived.
+
+        If that one is in the same batch it has arrived by now. Otherwise it was refused or dropped,
+        or Redis lost it: all before this one has been accepted, so it is next in any case.
+        """
+        numbers = [each.options["sent"] for each in packed if each and each.session == push.session]
+        if push.options["previous"] not in numbers:
+            push = replace(push, options={**push.options, "previous": None})
+        try:
+            (answer,) = push_all(self.link.channel().sessions, [push])
+        except FAILURES as error:
+            raise self._failure(error) from error
+        return answer
+
+    def _failure(self, error: Exception) -> HermesTasksError:
+        """What an error of Redis means for the row that it came for."""
+        if isinstance(error, ResponseError) and _is_about_the_session(error):
+            return RowFailed(f"Redis refuses it: {error_code(error)}")
+        return self.link.broken(error)
 
 
 def _turn(row: Row) -> dict[str, Any]:

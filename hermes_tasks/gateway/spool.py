@@ -4,6 +4,12 @@ A gateway appends to an outbox of its own. The outboxes of processes that died a
 rows go first, under the incarnation and the numbers they have (:mod:`.files` tells which those are
 and in which order).
 
+What Redis has accepted is kept for :data:`KEEP_SECONDS`, and until the same Redis process has
+answered after that; if another one answers, it is sent again, before all that is newer. A gateway
+that ends waits for none of this: its file stays, and the next gateway looks which Redis process
+accepted what is in it. If that one still answers nothing is sent again, however long ago it was. No
+clock is asked but the monotonic one of a process.
+
 When the file cannot be written, turns go on into an outbox in memory, with one warning, and after a
 while a new file is tried. The order of turns is kept across all of them: rows of an outbox are
 published when those before it are empty.
@@ -16,6 +22,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +34,13 @@ logger = logging.getLogger(__name__)
 
 RETRY_FILE_SECONDS = 30.0
 """How long turns are kept in memory after a write to the file failed, until a file is tried."""
+
+KEEP_SECONDS = 5.0
+"""How long turns that Redis has accepted are kept.
+
+With ``appendfsync everysec`` a Redis that dies forgets its last second, or two when the disk is
+busy: it then delays a write for as long before it waits for the disk.
+"""
 
 ADOPT_AT_ONCE = 32
 """Dead processes' outboxes held open at a time: each takes six file descriptors."""
@@ -50,7 +64,7 @@ class Mark:
 
 
 class Spool:
-    """The turns of one gateway that Redis has not accepted yet.
+    """The turns of one gateway that Redis has not accepted yet, or might forget.
 
     Args:
         directory: where the files are; created with mode 0700.
@@ -62,6 +76,7 @@ class Spool:
     Attributes:
         changed: notified when rows were sent, and when the spool closes.
         appended_at: when the last turn came, monotonic.
+        recalls: how often turns that Redis had accepted were to be sent again.
     """
 
     def __init__(
@@ -84,6 +99,7 @@ class Spool:
         self._own: Outbox | None = None
         self._failed_at = 0.0
         self.appended_at = 0.0
+        self.recalls = 0
         self._more_to_adopt = False
         self._counted_drops = 0
         self._counted_refusals = 0
@@ -115,7 +131,7 @@ class Spool:
                 empty = [
                     outbox
                     for outbox in self._outboxes
-                    if outbox is not self._own and not outbox.pending
+                    if outbox is not self._own and not outbox.pending and not outbox.kept
                 ]
                 for outbox in empty:
                     self._outboxes.remove(outbox)
@@ -165,6 +181,40 @@ class Spool:
             self._counted_drops += outbox.pending
         logger.warning("%s; it is kept as %s", error, kept)
         self._unlock(outbox)
+
+    def confirm(self, server: str, at: float) -> None:
+        """A Redis process answers: forget what it cannot lose any more, recall what it never had.
+
+        Args:
+            server: its run id.
+            at: monotonic time of its latest answer.
+        """
+        with self._lock:
+            outboxes = list(self._outboxes)
+        again = sum(outbox.confirm(server, at - KEEP_SECONDS) for outbox in outboxes)
+        if again:
+            with self.changed:
+                self.recalls += 1
+                self.changed.notify_all()
+            logger.info("another Redis process answers: %d turns are sent again to be sure", again)
+
+    def given_up(self, session_key: str, turn_ids: Iterable[str]) -> None:
+        """Redis gave turns of a session up for good."""
+        for outbox in list(self._outboxes):
+            outbox.forget(session_key, turn_ids)
+
+    @property
+    def keep_until(self) -> float | None:
+        """When the oldest turn that is kept may be forgotten, monotonic; ``None``: none is kept."""
+        with self._lock:
+            kept_since = [outbox.kept_since for outbox in self._outboxes]
+        oldest = min((since for since in kept_since if since is not None), default=None)
+        return None if oldest is None else oldest + KEEP_SECONDS
+
+    def doubts(self, server: str | None) -> bool:
+        """Whether another Redis process than this one has accepted turns that are still kept."""
+        with self._lock:
+            return any(outbox.kept and outbox.server != server for outbox in self._outboxes)
 
     def sent(self) -> None:
         """Wake whoever waits for rows to be sent."""
@@ -223,7 +273,9 @@ class Spool:
             self._closed = True
 
     def close(self) -> None:
-        """Close every outbox. Files that still hold turns stay for a later process. Idempotent."""
+        """Close every outbox. Files that still hold turns stay for a later process, also if Redis
+        has accepted them just now. Idempotent.
+        """
         with self.changed:
             self._closed = True
             outboxes, self._outboxes, self._own = self._outboxes, [], None
@@ -335,20 +387,22 @@ class Spool:
             return None
         if outbox.destination != self.destination:
             self._warned.add(path.name)
-            logger.warning(
-                "the outbox %s holds %d turns for %s: it is left to a gateway of that broker",
-                path,
-                outbox.pending,
-                outbox.destination,
-            )
+            if outbox.pending:
+                logger.warning(
+                    "the outbox %s holds %d turns for %s: it is left to a gateway of that broker",
+                    path,
+                    outbox.pending,
+                    outbox.destination,
+                )
             outbox.close()
             os.close(lock)
             return None
         self._locks[outbox] = lock
-        if not outbox.pending:
+        if not outbox.pending and not outbox.kept:
             self._dispose(outbox)
             return None
-        logger.info("sending %d turns that an earlier process left", outbox.pending)
+        if outbox.pending:
+            logger.info("sending %d turns that an earlier process left", outbox.pending)
         return outbox
 
     def _dispose(self, outbox: Outbox) -> None:
@@ -357,7 +411,7 @@ class Spool:
             self._counted_drops += outbox.dropped
             self._counted_refusals += outbox.refused
         outbox.close()
-        if outbox.path is not None and not outbox.pending:
+        if outbox.path is not None and not outbox.pending and not outbox.kept:
             if outbox.refused:
                 kept = files.set_aside(outbox.path, "refused")
                 logger.warning("%d turns could not be sent: see %s", outbox.refused, kept)

@@ -105,7 +105,7 @@ class TurnSync:
         self._report: CloseReport | None = None
         self._start()
         _live.add(self)
-        if self._spool.pending:
+        if self._spool.pending or self._spool.keep_until is not None:
             self._publisher.wake()
 
     def _start(self) -> None:

@@ -166,8 +166,8 @@ class HonchoClient:
 
     def held(
         self, workspace: str, session: str, turn_ids: Collection[str], *, calls: Calls
-    ) -> set[tuple[str, int]]:
-        """Which parts of turns a session holds, as pairs of turn id and part.
+    ) -> Counter[tuple[str, int]]:
+        """How often a session holds each part of some turns, as pairs of turn id and part.
 
         Args:
             workspace: Honcho id.
@@ -181,14 +181,15 @@ class HonchoClient:
         name = (workspace, session)
         with calls() as call:
             page = self._make(call, what, name, lambda: target.messages(filters=filters))
-        parts: set[tuple[str, int]] = set()
+        parts: dict[str, tuple[str, int]] = {}
         while page is not None:
+            # By id: one that is stored while we read moves the others on, to be read once more.
             parts.update(_parts(page.items))
             if not page.has_next_page():
                 break
             with calls() as call:
                 page = self._make(call, what, name, page.get_next_page)
-        return parts
+        return Counter(parts.values())
 
     def conclude(
         self,
@@ -349,11 +350,12 @@ class HonchoClient:
         self._peers.clear()
 
 
-def _parts(messages: Iterable[Any]) -> Iterable[tuple[str, int]]:
+def _parts(messages: Iterable[Any]) -> Iterable[tuple[str, tuple[str, int]]]:
+    """The part of a turn that a message is, by the id that the service gave it."""
     for message in messages:
         turn_id, part = message.metadata.get("turn_id"), message.metadata.get("part")
         if isinstance(turn_id, str) and isinstance(part, int):
-            yield turn_id, part
+            yield message.id, (turn_id, part)
 
 
 class _Recent(Generic[K, V]):

@@ -68,7 +68,9 @@ Transport options
 ``session_batch_messages``, ``session_batch_size``, ``session_max_attempts``,
 ``session_retry_first``, ``session_retry_longest``, ``session_lease_max_age``: see
 :class:`~hermes_tasks.transport.sessions.SessionOptions`. All of :mod:`kombu.transport.redis` work,
-``global_keyprefix`` included.
+``global_keyprefix`` included. ``session_meet``, a callable, is told the run id of the Redis process
+at the other end of every new connection, before anything is sent over it; what it raises refuses
+the connection.
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ from hermes_tasks.transport.channel import push_answers
 from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
 from hermes_tasks.transport.lease import BatchMessage, SessionLease
+from hermes_tasks.transport.pushing import Push, collected_pushes, push_all
 from hermes_tasks.transport.sessions import (
     Progress,
     PushAnswer,
@@ -105,6 +108,7 @@ __all__ = [
     "BatchTask",
     "OrderedTask",
     "Progress",
+    "Push",
     "PushAnswer",
     "SentinelTransport",
     "SessionAMQP",
@@ -112,7 +116,9 @@ __all__ = [
     "SessionOptions",
     "SessionStore",
     "Transport",
+    "collected_pushes",
     "private_store",
+    "push_all",
     "push_answers",
     "run_queue",
     "session_queue",

@@ -24,9 +24,10 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError, ResponseError
 
-from hermes_tasks.transport import celery_state
+from hermes_tasks.transport import celery_state, events
 from hermes_tasks.transport.keeper import Keeper, holding_of, keeper_for
 from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.pushing import Push, collect, tell_drops
 from hermes_tasks.transport.scripts import session_script
 from hermes_tasks.transport.sessions import (
     Claimed,
@@ -35,6 +36,7 @@ from hermes_tasks.transport.sessions import (
     PushAnswer,
     SessionOptions,
     SessionStore,
+    run_id_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -176,9 +178,24 @@ class SessionChannel(kombu_redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._connparams(asynchronous)
         connection_class: Any = parameters["connection_class"]
+        meet = self.connection.client.transport_options.get("session_meet")
 
         class Connection(connection_class):
             """Tells errors of the server's state, which pass, from those of a command."""
+
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                if meet is not None:
+                    self.register_connect_callback(self._met)
+
+            def _met(self, _connection: Any) -> None:
+                """Say which server answers before anything is sent to it."""
+                try:
+                    self.send_command("INFO", "server", check_health=False)
+                    meet(run_id_of(self.read_response()))
+                except BaseException:
+                    self.disconnect()
+                    raise
 
             def read_response(self, *args: Any, **kwargs: Any) -> Any:
                 try:
@@ -206,13 +223,10 @@ class SessionChannel(kombu_redis.Channel):
             arguments = self.sessions.push_arguments(text, **options)
             batch.add("eval", session_script("push").text, len(keys), *keys, session, *arguments)
             return
+        if collect(Push(session, text, options)):
+            return
         answer = self.sessions.push(session, text, **options)
-        if answer.dropped:
-            logger.warning(
-                "Session %s is full: gave up its %d oldest waiting messages",
-                session,
-                len(answer.dropped),
-            )
+        tell_drops(self.sessions, session, answer)
         answers = _answers.get()
         if answers is not None:
             answers.append(answer)
@@ -354,7 +368,9 @@ class SessionChannel(kombu_redis.Channel):
             message = self.Message(payload, channel=self)
         except (ValueError, TypeError, KeyError, AttributeError):
             logger.error("Message %s of session %s is malformed", head.id, claim.session)
-            self.sessions.bury(claim.session, claim.token, head.id, reason="malformed")
+            trace = self.sessions.bury(claim.session, claim.token, head.id, reason="malformed")
+            if trace is not None:
+                events.dropped(self.sessions, claim.session, [head.id], "malformed")
             self.sessions.complete(claim.session, claim.token, Outcome.ENDED)
             return None
         settles = headers.get(SETTLE_HEADER) != "commit"

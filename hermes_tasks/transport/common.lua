@@ -104,14 +104,17 @@ local function trace(text, now)
   redis.call('HSET', SESSION, 'trace', lines)
 end
 
--- Keep an item that is given up, with the reason, and its trace if it is the head. The caller takes
--- it out of its list.
+-- Keep an item that is given up, with the reason, its trace if it is the head, and the ms until which
+-- a call that carried it may land. The caller takes it out of its list.
 local function bury(name, item, reason, detail, lines)
   local size, kind, message = string.match(item.text, '^%S+ %S+ (%S+) (%S+) %S+ (.*)$')
+  local first, last, lands =
+    string.match(redis.call('HGET', SESSION, 'intent') or '', '^(%d+) (%d+) (%d+)')
+  local in_doubt = first and item.number >= tonumber(first) and item.number <= tonumber(last)
   local entry = redis.call('XADD', DEAD, '*', 'session', name, 'id', item.id,
     'number', item.number, 'size', size, 'kind', kind, 'reason', reason, 'detail', detail or '',
     'attempts', redis.call('HGET', SESSION, 'attempts') or '0', 'trace', lines or '',
-    'message', message)
+    'lands', in_doubt and lands or '0', 'message', message)
   local dropped = redis.call('XTRIM', DEAD, 'MAXLEN', '~', DEAD_LETTERS)
   if dropped > 0 then count('dead_trimmed', dropped) end
   redis.call('HSETNX', SESSION, 'buried', entry)

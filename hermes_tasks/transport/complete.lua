@@ -11,9 +11,10 @@
 --   failed    rejected: a failed attempt
 --   released  given back unworked, by a shutdown: no attempt
 --   lapsed    the lease ran out (any token): a failed attempt
--- Returns {state}, {state, popped entry} or {'dead', popped entry or nil, id, trace}; state is
+-- Returns {state}, {state, popped entry} or, with a dead letter, {state, popped entry or nil, its id,
+--   its trace}; state is
 --   lost (the token does not hold the lease, or a lapsed lease is alive: nothing changed),
---   idle, ready, sleeping (as the session is now) or dead (the head was given up: that id).
+--   idle, ready, sleeping (as the session is now) or dead (the head has failed too often).
 --
 -- A busy worker asks for the next entry with the same call and spares a BRPOP. Nothing is popped
 -- while another of its queues holds messages: those have their turn first.
@@ -34,6 +35,7 @@ elseif holder ~= token then
 end
 
 local head, settled = head_of(INFLIGHT), false
+local state, given_up
 
 -- Take the head out: it is settled, or given up.
 local function drop_head()
@@ -50,6 +52,7 @@ if head and head.id == id and not wake
     count('written')
     redis.call('HSET', SESSION, 'written', ms(math.max(head.number, tonumber(highest or '0'))))
   else
+    given_up = {head.id, lines or ''}
     bury(name, head, outcome, '', lines)
   end
   progress, settled = true, true
@@ -67,7 +70,6 @@ elseif progress then
   redis.call('HDEL', SESSION, 'attempts', 'most')
 end
 
-local state, given_up
 if not head then
   state = move_on(name, now)
 elseif sleeps then

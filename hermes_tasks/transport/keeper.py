@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from hermes_tasks.transport import events
+from hermes_tasks.transport.dead import DeadLetters
 from hermes_tasks.transport.sessions import Claimed, Completed, Outcome, SessionStore
 from hermes_tasks.transport.trace import log_given_up
 
@@ -32,6 +34,8 @@ TICK = 0.25
 GRACE = 3.0
 #: Seconds until a failure that lasts is said again.
 WARN_EVERY = 30.0
+#: Seconds between two looks for dead letters that are too old.
+TRIM_EVERY = 60.0
 #: Seconds within which Redis must answer the keeper: half of what a default lease leaves it.
 SOCKET_TIMEOUT = 5.0
 
@@ -65,7 +69,9 @@ class Keeper:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._warned: dict[str, float] = {}
+        self._trimmed = -TRIM_EVERY
         self._chores: dict[str, Callable[[], object]] = {}
+        self.every_tick("drop old dead letters", self._trim)
 
     # -- what the channel does ---------------------------------------------------------------
 
@@ -192,23 +198,34 @@ class Keeper:
             done = self.store.complete(session, "", Outcome.LAPSED)
             if done.state != "lost":
                 logger.warning("The lease on session %s ran out; it is %s", session, done.state)
-            self._tell(session, done)
+            self._tell(session, done, Outcome.LAPSED)
         for session in found.due:
             self.store.wake(session)
         if found.requeued:
             logger.warning("%d sessions were missing on the run queue", found.requeued)
+
+    def _trim(self) -> None:
+        now = time.monotonic()
+        if now - self._trimmed >= TRIM_EVERY:
+            DeadLetters(self.store).trim()
+            self._trimmed = now
 
     def _complete(self, holding: Holding, unless: Sequence[str] | None = None) -> bytes | None:
         claim, outcome = holding.claim, holding.outcome
         assert outcome is not None
         done = self.store.complete(claim.session, claim.token, outcome, holding.id, unless=unless)
         self._discard(holding)
-        self._tell(claim.session, done)
+        self._tell(claim.session, done, outcome)
         return done.entry
 
-    def _tell(self, session: str, done: Completed) -> None:
+    def _tell(self, session: str, done: Completed, outcome: Outcome) -> None:
+        if not done.given_up:
+            return
+        reason = outcome.value  # revoked or expired, as somebody has asked for
         if done.state == "dead":
+            reason = "attempts"
             log_given_up(logger, done.given_up, session, done.trace)
+        events.dropped(self.store, session, [done.given_up], reason)
 
     def _discard(self, holding: Holding) -> None:
         with self._mutex:

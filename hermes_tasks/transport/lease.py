@@ -19,6 +19,7 @@ from kombu.serialization import loads, prepare_accept_content
 from kombu.transport.virtual import Channel
 
 from hermes_tasks.errors import GivenUp, LeaseLost, SessionHeld
+from hermes_tasks.transport import events
 from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.transport.sessions import Doubt, SessionStore
 from hermes_tasks.transport.trace import log_given_up
@@ -209,7 +210,7 @@ class SessionLease:
         doubtful = self.doubt.last if self.doubt and self.doubt.until else 0
         if not self._store.commit(self.session, self.token, ids, doubtful=doubtful):
             raise self._lost()
-        self._settled(ids, "")
+        self._settled(ids)
 
     def commit_found(self, ids: Iterable[str], twice: Collection[str] = ()) -> None:
         """These messages were found to be written before; they leave the queue.
@@ -220,6 +221,7 @@ class SessionLease:
         ids = list(ids)
         if not self._store.commit_found(self.session, self.token, ids, twice):
             raise self._lost()
+        self.rewritten = tuple(id for id in self.rewritten if id not in twice)
         for id in twice:
             logger.warning(
                 "Message %s of session %s is written twice: a call landed more than %g s after "
@@ -228,7 +230,7 @@ class SessionLease:
                 self.session,
                 self._store.options.landing,
             )
-        self._settled(ids, "")
+        self._settled(ids)
 
     def bury(self, id: str, reason: str, detail: str = "") -> None:
         """This message is given up, as a dead letter. ``reason`` is one word, ``detail`` a line."""
@@ -236,7 +238,7 @@ class SessionLease:
         if trace is None:
             raise self._lost()
         log_given_up(logger, id, self.session, trace, f"{reason}: {detail}" if detail else reason)
-        self._settled([id], reason)
+        self._settled([id], reason, detail)
 
     def postpone(
         self, seconds: float, most: int = 1, note: str = "", *, in_doubt: bool = True
@@ -266,7 +268,11 @@ class SessionLease:
         at_claim = (self._claimed_ms - message.accepted) / 1000
         return max(0.0, at_claim + self.now() - self._since)
 
-    def _settled(self, ids: Iterable[str], reason: str) -> None:
+    def _settled(self, ids: Iterable[str], reason: str = "", detail: str = "") -> None:
+        if reason:
+            events.dropped(self._store, self.session, ids, reason, detail)
+        else:
+            events.written(self._store, self.session, ids)
         if self._record is not None:
             for id in ids:
                 self._record(self._by_id[id], reason)

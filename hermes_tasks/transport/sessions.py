@@ -39,6 +39,7 @@ class SessionOptions:
         max_attempts: failed attempts in a row after which a head is a dead letter.
         retry_first: seconds to wait after the first failed attempt, doubling, jittered.
         retry_longest: the longest such wait, in seconds.
+        dead_max_age: seconds that a dead letter is kept.
         lease_max_age: seconds after which a claim is no longer renewed: no task should take so
             long, and the threads pool has no hard time limit of its own.
         landing: seconds after its start in which a call that a task makes may still take effect,
@@ -54,6 +55,7 @@ class SessionOptions:
     max_attempts: int = 5
     retry_first: float = 1.0
     retry_longest: float = 60.0
+    dead_max_age: float = 30 * 86_400.0
     lease_max_age: float = 600.0
     landing: float = 45.0
 
@@ -101,6 +103,11 @@ class PushAnswer:
     status: str
     number: int
     dropped: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: Sequence[Any]) -> Self:
+        """What ``push.lua`` returned."""
+        return cls(raw[0].decode(), raw[1], tuple(unquote(id.decode()) for id in raw[2:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ class Completed:
         state: ``idle``, ``ready`` or ``sleeping``, as the session is now; ``dead`` when its head
             was given up; ``lost`` when the token no longer held the lease.
         entry: the run-queue entry popped with it.
-        given_up: id of the head that was given up.
+        given_up: id of the head, if it is a dead letter now: failed, revoked or expired.
         trace: what that one went through; see :mod:`.trace`.
     """
 
@@ -263,9 +270,7 @@ class SessionStore:
                 previous=previous,
             ),
         )
-        return PushAnswer(
-            answer[0].decode(), answer[1], tuple(unquote(id.decode()) for id in answer[2:])
-        )
+        return PushAnswer.parse(answer)
 
     def push_arguments(
         self,
@@ -474,7 +479,7 @@ class SessionStore:
         )
 
     def note_server(self) -> int:
-        """Note which Redis process answers, after every (re)connection of a consumer."""
+        """Note which Redis process answers, after every (re)connection of worker or gateway."""
         run_id = str(self.client.info("server")["run_id"])
         return int(script("epoch")(self.client, [self.names.meta], [run_id]))
 
@@ -505,6 +510,15 @@ class SessionStore:
     def _run(self, name: str, session: str, *arguments: Any, more_keys: Sequence[str] = ()) -> Any:
         keys = (*self.names.session(session), *more_keys)
         return session_script(name)(self.client, keys, (session, *arguments))
+
+
+def run_id_of(info: bytes) -> str:
+    """The run id in an answer to ``INFO server``, before redis-py has made a mapping of it."""
+    return next(
+        line.partition(":")[2]
+        for line in info.decode(errors="replace").split()
+        if line.startswith("run_id:")
+    )
 
 
 def quote_id(id: str) -> str:

@@ -40,13 +40,17 @@ def log_given_up(logger: logging.Logger, id: str, session: str, trace: str, last
         "Message %s of session %s is a dead letter%s",
         id,
         session,
-        "".join(f"\n  {_readable(line)}" for line in trace.splitlines()),
+        "".join(f"\n  {line}" for line in readable(trace)),
         exc_info=given_up(trace, last),
     )
 
 
+def readable(trace: str) -> list[str]:
+    """The lines of a trace, with their times as ISO 8601."""
+    return [_readable(line) for line in trace.splitlines()]
+
+
 def _readable(line: str) -> str:
-    """A line with its time as ISO 8601."""
     time, _, text = line.partition(" ")
     when = datetime.fromtimestamp(int(time) / 1000, UTC)
     return f"{when.isoformat(timespec='milliseconds')} {text}"

@@ -36,9 +36,9 @@ QUOTED = "sword%2Ffish"
 #: Commands that gateways, workers, Flower and `hermes-tasks` need, and no others.
 COMMANDS = {
     "our scripts": "eval evalsha script|load script|exists time lpush rpush lrange llen lset "
-    "lindex lrem ltrim lpop rpop del hget hset hmget hgetall hdel hincrby zadd zcard zcount zrem "
-    "zrange zrangebyscore zremrangebyscore zscore sadd srem sismember persist pexpire pttl hsetnx "
-    "xadd xlen xrevrange xdel xtrim",
+    "lindex linsert lpos lrem ltrim lpop rpop del hget hset hsetnx hmget hgetall hdel hincrby zadd "
+    "zcard zcount zrem zrange zrangebyscore zremrangebyscore zscore sadd srem sismember persist "
+    "pexpire pttl xadd xlen xrevrange xdel xtrim",
     "`hermes-tasks check`, which looks at every session": "scan",
     "Kombu's queues and broadcasts": "brpop smembers exists zrange get set multi exec watch "
     "unwatch publish psubscribe punsubscribe",
@@ -312,7 +312,7 @@ def test_a_user_with_least_rights_is_refused_nothing_it_needs_and_everything_els
     with app.connection_for_write() as connection:
         store = connection.default_channel.sessions
         assert [dead["session"] for dead in store.dead_letters()] == ["default:w:s"]
-        assert store.counters()["dead:refused"] == 1
+        assert store.counters()["dead:poison"] == 1
         assert store.purge("default:w:s") == 0
         app.send_task("celery.accumulate", (1,), connection=connection)
     wait_until(lambda: "accumulate" in process.log, 10, "the plain task to run")

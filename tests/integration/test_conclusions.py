@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,9 @@ import pytest
 from hermes_tasks.errors import HonchoError, Overloaded, Refused, SessionDeleted
 from hermes_tasks.honcho.client import HonchoClient
 from hermes_tasks.honcho.deadline import Call
+from hermes_tasks.honcho.writer import Writer, WriteReport
 from hermes_tasks.testing.honcho import HonchoServer
+from hermes_tasks.turns import Conclusion, Memory, Turn
 
 pytestmark = pytest.mark.honcho
 
@@ -174,3 +176,97 @@ def test_a_server_that_forgot_its_peers_gets_them_again(
     ensure(client)
     conclude(client, "a")
     assert contents(server) == ["a"]
+
+
+# -- the writer ---------------------------------------------------------------------------------
+
+
+class Guard:
+    """A right to write that notes what is done with it; nothing that may land is waited for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.settled: list[str] = []
+        self.buried: dict[str, str] = {}
+        self.rewritten: list[str] = []
+
+    @contextmanager
+    def call(self, messages: int = 0, ids: Iterable[str] = ()) -> Iterator[Call]:
+        if messages:
+            self.calls.append(tuple(ids))
+        yield Call(5.0)
+
+    def found(self, ids: Iterable[str], twice: Collection[str]) -> None:
+        assert not twice
+        self.settled.extend(ids)
+
+    def ask_again(self, ids: Iterable[str]) -> bool:
+        return False
+
+    def commit(self, ids: Iterable[str]) -> None:
+        self.settled.extend(ids)
+
+    def bury(self, turn_id: str, reason: str, detail: str) -> None:
+        self.buried[turn_id] = f"{reason}: {detail}"
+
+
+def turn(turn_id: str) -> Turn:
+    return Turn.create("w", "s", [{"peer": "igor", "content": turn_id}], turn_id=turn_id)
+
+
+def fact(turn_id: str, content: str = "", **more: Any) -> Conclusion:
+    return Conclusion.create(
+        "w", "s", "hermes", "igor", content or turn_id, turn_id=turn_id, **more
+    )
+
+
+def in_order(server: HonchoServer) -> list[str]:
+    """Messages and conclusions, each in its place."""
+    stored = [(entry["number"], 0, entry["content"]) for entry in server.log("s")]
+    stored += [(e["after"], e["number"], e["content"]) for e in server.conclusions("s")]
+    return [content for *_, content in sorted(stored)]
+
+
+def test_conclusions_are_written_alone_and_in_their_place(
+    server: HonchoServer, client: HonchoClient
+) -> None:
+    guard = Guard()
+    names = ["t1", "t2", "c1", "c2", "t3", "c3"]
+    entries: list[Memory] = [turn(n) if n[0] == "t" else fact(n) for n in names]
+    report = Writer(client).write(entries, guard, ask=False)
+    assert report == WriteReport(written=6, found=0, dead=())
+    assert in_order(server) == guard.settled == names
+    assert guard.calls == [("t1", "t2"), ("c1",), ("c2",), ("t3",), ("c3",)]
+
+
+def test_what_was_stored_of_turns_and_conclusions_is_found_and_not_written_again(
+    server: HonchoServer, client: HonchoClient
+) -> None:
+    guard, names = Guard(), ["t1", "c1", "t2", "c2", "t3"]
+    entries: list[Memory] = [turn(n) if n[0] == "t" else fact(n) for n in names]
+    server.control(fail=502, after=True, route="conclusions", skip=1)
+    with pytest.raises(Overloaded):
+        Writer(client).write(entries, guard, ask=False)
+    assert guard.settled == names[:3]
+    report = Writer(client).write(entries[3:], guard, ask=True)
+    assert report == WriteReport(written=1, found=1, dead=())
+    assert in_order(server) == guard.settled == names
+    # One that may ask for itself, beside one that is new and says the same
+    report = Writer(client).write([fact("again", "c1", ask=True), fact("c4")], guard, ask=False)
+    assert report == WriteReport(written=1, found=1, dead=())
+    report = Writer(client).write([fact("x", "new"), fact("y", "new")], guard, ask=True)
+    assert report == WriteReport(written=2, found=0, dead=())
+
+
+def test_a_conclusion_that_is_refused_is_buried_alone(
+    server: HonchoServer, client: HonchoClient
+) -> None:
+    guard = Guard()
+    poison = Conclusion.from_json({**fact("bad").to_json(), "content": "<|endoftext|>"})
+    report = Writer(client).write([turn("t1"), poison, fact("c1")], guard, ask=False)
+    assert report == WriteReport(written=2, found=0, dead=("bad",))
+    assert in_order(server) == ["t1", "c1"]
+    assert guard.buried == {
+        "bad": "poison: HTTP 422: writing a conclusion to session s at body.conclusions.0 "
+        "(value_error)"
+    }

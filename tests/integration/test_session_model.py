@@ -508,6 +508,7 @@ class Model:
             if outcome is Outcome.SETTLED:
                 self.counts["written"] += 1
             else:
+                given_up += [head.id, text_of(session.trace)]
                 self._bury(name, head, outcome.value)
             session.progress = True
             session.forget_head()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +51,10 @@ class Guard:
         self.buried: dict[str, tuple[str, str]] = {}
         self.lost_at: str | None = None
         self.seconds = 5.0
+        self.rewritten: list[str] = []
+        self.twice: set[str] = set()
+        self.unfound: list[list[str]] = []
+        self.questions = 1
 
     @contextmanager
     def call(self, messages: int = 0, ids: Iterable[str] = ()) -> Iterator[Call]:
@@ -57,6 +62,16 @@ class Guard:
         if messages:
             self.begun.append(tuple(ids))
         yield Call(self.seconds, lambda: self._step("check"))
+
+    def found(self, ids: Iterable[str], twice: Collection[str]) -> None:
+        self._step("found")
+        self.committed.extend(ids)
+        self.twice.update(twice)
+
+    def ask_again(self, ids: Iterable[str]) -> bool:
+        self._step("ask_again")
+        self.unfound.append(list(ids))
+        return len(self.unfound) < self.questions
 
     def commit(self, ids: Iterable[str]) -> None:
         self._step("commit")
@@ -307,6 +322,57 @@ def test_other_turns_of_the_session_are_not_mistaken_for_ours(
     assert stored(server) == parts(turn("a"), turn("a:1"), turn("b"))
 
 
+def test_what_is_not_found_is_asked_for_again_and_what_lands_meanwhile_is_not_written(
+    server: HonchoServer, writer: Writer, guard: Guard
+) -> None:
+    stored_before, landing, new = turn("stored"), turn("landing"), turn("new")
+    writer.write([stored_before], Guard(), ask=False)
+
+    class Slow(Guard):
+        """The earlier call lands between the two questions."""
+
+        def ask_again(self, ids: Iterable[str]) -> bool:
+            if not self.unfound:
+                writer.write([landing], Guard(), ask=False)
+            return super().ask_again(ids)
+
+    slow = Slow()
+    slow.questions = 2
+    report = writer.write([stored_before, landing, new], slow, ask=True)
+    assert report == WriteReport(written=1, found=2, dead=())
+    assert slow.unfound == [["landing", "new"], ["new"]]
+    assert stored(server) == parts(stored_before, landing, new)
+    assert server.stats()["calls"]["list"] == 2
+
+
+def test_what_was_found_is_settled_before_the_rest_is_waited_for(
+    server: HonchoServer, writer: Writer, guard: Guard
+) -> None:
+    writer.write([turn("a")], Guard(), ask=False)
+    guard.lost_at = "ask_again"
+    with pytest.raises(LeaseLost):
+        writer.write([turn("a"), turn("b")], guard, ask=True)
+    assert guard.committed == ["a"]
+    assert stored(server) == parts(turn("a"))
+
+
+def test_a_question_tells_what_is_stored_twice(
+    server: HonchoServer, writer: Writer, guard: Guard
+) -> None:
+    long = turn("long", *(f"{i}" for i in range(101)))
+    for turns in ([turn("a")], [turn("a")], [turn("b")], [turn("b")], [turn("c")]):
+        writer.write(turns, Guard(), ask=False)
+    for _ in range(2):  # its first call is stored twice, its second never
+        server.control(fail=500, skip=1)
+        fail(writer, [long], Guard(), Overloaded)
+    guard.rewritten = ["b", "c", "long"]
+    report = writer.write([turn("a"), long, turn("d")], guard, ask=True)
+    assert report == WriteReport(written=2, found=1, dead=())
+    assert guard.twice == {"a", "b"}
+    writer.write([turn("e")], guard, ask=True)
+    assert guard.twice == {"a", "b", "long"}
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_happens_on_the_way_every_turn_is_stored_once_and_in_order(
     server: HonchoServer, writer: Writer, guard: Guard, seed: int
@@ -380,19 +446,22 @@ def test_a_lease_lost_while_committing_ends_the_writing(
 # -- what is refused ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", [0, 1, 4, 7, 8])
+@pytest.mark.parametrize(
+    ("size", "where"), [(2, 1), (3, 2), (9, 0), (9, 1), (9, 4), (9, 8), (50, 17), (50, 49)]
+)
 def test_a_poison_turn_is_found_and_buried_and_the_others_are_written_in_order(
-    server: HonchoServer, writer: Writer, guard: Guard, where: int
+    server: HonchoServer, writer: Writer, guard: Guard, size: int, where: int
 ) -> None:
-    turns = [turn(f"t{i}") for i in range(9)]
+    turns = [turn(f"t{i}") for i in range(size)]
     turns[where] = poisoned(f"t{where}")
     report = writer.write(turns, guard, ask=False)
     good = [t for t in turns if t is not turns[where]]
-    assert report == WriteReport(written=8, found=0, dead=(f"t{where}",))
+    assert report == WriteReport(written=size - 1, found=0, dead=(f"t{where}",))
+    assert server.stats()["calls"]["messages"] - 1 <= 2 * math.log2(size)
     assert stored(server) == parts(*good)
     assert guard.committed == [t.turn_id for t in good]
     [(reason, detail)] = guard.buried.values()
-    assert reason == "refused"
+    assert reason == "poison"
     assert detail == ("HTTP 422: writing 2 messages to session s at body.messages.1 (value_error)")
 
 

@@ -1,0 +1,250 @@
+"""``hermes-tasks dead``: the turns that were given up, and what is to become of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hermes_tasks.cli import group
+from hermes_tasks.cli.broker import sessions_of
+from hermes_tasks.config import Settings
+from hermes_tasks.errors import UnknownLetter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hermes_tasks.transport.dead import DeadLetter, DeadLetters, Retried
+
+only_session = click.option("--session", default="", help="Only of this session.")
+only_reason = click.option("--reason", default="", help="Only of this reason, such as given_up.")
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def _age(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Seconds of an option such as ``90``, ``90s``, ``15m``, ``12h`` or ``7d``."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})([smhd]?)", value)
+    if found is None:
+        raise click.BadParameter("must be seconds, or a number with s, m, h or d behind it")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+@click.group()
+def dead() -> None:
+    """Turns that were given up: look at them, retry them, or drop them for good.
+
+    A letter is named by the id that `list` shows, or by the id of its turn, as logs have it. Only
+    `show --content` shows text.
+
+    \b
+    Exit status:
+      0  done
+      1  not all letters could be retried
+      2  wrong usage, or there is no such letter
+      3  Redis does not answer, or refuses us
+    """
+
+
+@dead.command("list")
+@only_session
+@only_reason
+@click.option("--limit", default=50, type=click.IntRange(1), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def list_letters(session: str, reason: str, limit: int, as_json: bool) -> None:
+    """List dead letters, the newest first."""
+    from rich.console import Console
+
+    from hermes_tasks.transport.dead import DeadLetters
+
+    with sessions_of(Settings.load()) as store:
+        letters = DeadLetters(store)
+        found = list(letters.newest(session=session, reason=reason, limit=limit + 1))
+    shown = found[:limit]
+    if as_json:
+        click.echo(json.dumps([_as_json(letter) for letter in shown], indent=2))
+    elif not shown:
+        click.echo("No dead letters.")
+    else:
+        Console().print(_table(shown))
+        if len(found) > limit:
+            click.echo(f"These are the newest {limit}; --limit shows more.")
+
+
+@dead.command()
+@click.argument("letter", metavar="ID")
+@click.option("--content", is_flag=True, help="Show what was to be written as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(letter: str, content: bool, as_json: bool) -> None:
+    """Show a dead letter with the trace of its attempts."""
+    from hermes_tasks.transport.dead import DeadLetters
+
+    shown = []
+    with sessions_of(Settings.load()) as store:
+        letters = DeadLetters(store)
+        for found in _named(letters, [letter]):
+            described = _as_json(found)
+            if content:
+                described["content"] = _content(letters.message(found) or b"")
+            shown.append(described)
+    if as_json:
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    for described in shown:
+        for name, value in described.items():
+            if name == "trace":
+                click.echo("trace:" + "".join(f"\n  {line}" for line in value))
+            elif isinstance(value, dict):
+                click.echo(f"{name}:\n{json.dumps(value, indent=2, ensure_ascii=False)}")
+            else:
+                click.echo(f"{name}: {value}")
+
+
+@dead.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Retry all letters there are now.")
+@only_session
+@only_reason
+def retry(ids: Sequence[str], everything: bool, session: str, reason: str) -> None:
+    """Put letters back into their sessions.
+
+    A letter goes back to its old place, in front of what its session said later, unless something
+    later is written or may be: then it goes to the end. Which, is said. Honcho is asked for it
+    before it is written. A letter whose session has no room stays.
+    """
+    from hermes_tasks.transport.dead import DeadLetters
+
+    _one_of(ids=bool(ids), everything=everything)
+    _without_ids(ids, session, reason)
+    stayed = 0
+    with sessions_of(Settings.load()) as store:
+        letters = DeadLetters(store)
+        for done in letters.retry(_wanted(letters, ids, session, reason)):
+            stayed += not done.is_queued
+            click.echo(f"{done.letter.entry} turn {done.letter.id}: {_said(done)}")
+    if stayed:
+        click.echo(f"{stayed} not retried", err=True)
+        click.get_current_context().exit(group.INCOMPLETE)
+
+
+@dead.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Drop all letters there are now.")
+@click.option(
+    "--older-than", metavar="AGE", callback=_age, help="Drop all of this age, such as 7d or 12h."
+)
+@only_session
+@only_reason
+def purge(
+    ids: Sequence[str], everything: bool, older_than: float | None, session: str, reason: str
+) -> None:
+    """Drop letters for good: what they say will never be written."""
+    from hermes_tasks.transport.dead import DeadLetters
+
+    _one_of(ids=bool(ids), everything=everything, older_than=older_than is not None)
+    if older_than is not None and (session or reason):
+        raise click.UsageError("--older-than takes all letters: leave out --session and --reason")
+    _without_ids(ids, session, reason)
+    with sessions_of(Settings.load()) as store:
+        letters = DeadLetters(store)
+        if older_than is not None:
+            dropped = letters.discard_older(older_than)
+        else:
+            dropped = letters.discard(_wanted(letters, ids, session, reason))
+    click.echo(f"{dropped} dropped")
+
+
+def _one_of(**ways: bool) -> None:
+    """Exactly one way of naming letters, or it is wrong usage."""
+    if sum(ways.values()) != 1:
+        names = {"ids": "IDs", "everything": "--all", "older_than": "--older-than"}
+        raise click.UsageError(f"give one of: {', '.join(names[way] for way in ways)}")
+
+
+def _without_ids(ids: Sequence[str], session: str, reason: str) -> None:
+    """What chooses among all letters says nothing about letters that are named."""
+    if ids and (session or reason):
+        raise click.UsageError("--session and --reason choose among all: leave out the IDs")
+
+
+def _wanted(
+    letters: DeadLetters, ids: Sequence[str], session: str, reason: str
+) -> list[DeadLetter]:
+    """The letters that are named, or all, of this session and reason."""
+    return _named(letters, ids) if ids else list(letters.newest(session=session, reason=reason))
+
+
+def _named(letters: DeadLetters, ids: Sequence[str]) -> list[DeadLetter]:
+    """The letters that are named, each once; nothing is done if one of them is unknown."""
+    found: dict[str, DeadLetter] = {}
+    for id in ids:
+        named = letters.named(id)
+        if not named:
+            raise UnknownLetter(f"there is no dead letter {id}: `hermes-tasks dead list` shows all")
+        found.update((letter.entry, letter) for letter in named)
+    return list(found.values())
+
+
+_ANSWERS = {
+    "front": "at its old place, before what its session said later",
+    "end": "at the end of its session, as something later is written or may be",
+    "duplicate": "stays: its turn is queued already",
+    "full": "stays: its session has no room",
+    "doubt": "stays: an earlier call may still write it, and its session is being worked on",
+    "gone": "is gone: somebody else was faster",
+}
+
+
+def _said(done: Retried) -> str:
+    said = _ANSWERS[done.answer]
+    return f"{said}; {done.wait:.0f} s until no earlier call can write it" if done.wait else said
+
+
+def _table(letters: Sequence[DeadLetter]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Dead letters", title_justify="left")
+    for column in ("id", "given up", "reason", "session", "turn"):
+        table.add_column(column, overflow="fold")
+    for letter in letters:
+        reason = f"{letter.reason}: {letter.detail}" if letter.detail else letter.reason
+        when = letter.at.strftime("%Y-%m-%d %H:%M:%S UTC")
+        # As text: a session may be called [bold].
+        table.add_row(*map(Text, (letter.entry, when, reason, letter.session, letter.id)))
+    return table
+
+
+def _as_json(letter: DeadLetter) -> dict[str, Any]:
+    from hermes_tasks.transport.trace import readable
+
+    return {
+        "id": letter.entry,
+        "given_up": letter.at.isoformat(timespec="milliseconds"),
+        "session": letter.session,
+        "turn": letter.id,
+        "number": letter.number,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "attempts": letter.attempts,
+        "trace": readable(letter.trace),
+    }
+
+
+def _content(message: bytes) -> Any:
+    """The turn of a message as it was sent, or the message if there is none to be read in it."""
+    from kombu.exceptions import ContentDisallowed, DecodeError
+
+    from hermes_tasks.transport.lease import decode_body
+
+    try:
+        args, kwargs = decode_body(json.loads(message), ["json"])
+        return args[0] if args else kwargs["turn"]
+    except (ValueError, TypeError, LookupError, DecodeError, ContentDisallowed):
+        return message.decode(errors="replace")

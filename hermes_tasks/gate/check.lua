@@ -1,0 +1,11 @@
+-- check: what a gate holds, as far as it can be wrong. Changes nothing.
+--
+-- KEYS  the eleven of the gate (gate.lua)
+-- ARGV  1 the gate's name  2 the policy
+-- Returns {its state, 1 if a worker's timer looks at it, calls and permits that end later than any
+--   that is granted here, {held session…}}
+
+local function too_late(set) return redis.call('ZCOUNT', set, '(' .. exact(horizon), '+inf') end
+
+return {state, redis.call('ZSCORE', GATES, ARGV[1]) == '1' and 1 or 0,
+  too_late(CALLS) + too_late(PERMITS), redis.call('LRANGE', HELD, 0, -1)}

@@ -1,0 +1,172 @@
+"""A whole deployment checked while it runs: every session, every gate, and what joins the two.
+
+Redis is read session by session, so a session may be seen in one state and its gate in the next.
+Whatever is found is therefore looked at again after a keeper had time to help, and is only a
+finding if it is still the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hermes_tasks.gate.policy import Policy
+from hermes_tasks.gate.rules import State
+from hermes_tasks.transport import check as sessions
+from hermes_tasks.transport.check import Fault, Finding, Repaired, Snapshot
+from hermes_tasks.transport.keeper import GRACE
+from hermes_tasks.transport.scripts import script_of
+from hermes_tasks.transport.sessions import SessionStore
+
+#: Seconds between two looks: a session that a worker has popped and lost is back by then.
+SETTLE = GRACE + 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateSeen:
+    """A gate, as far as it can be wrong.
+
+    Attributes:
+        state: of its breaker, as Redis has it.
+        looked_at: a worker's timer lets go of what it holds.
+        too_late: calls and permits that end later than any that is granted now.
+        held: the sessions that stand in its queue, oldest first.
+    """
+
+    name: str
+    state: str
+    looked_at: bool
+    too_late: int
+    held: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check has found.
+
+    Attributes:
+        states: how many sessions there are in each state.
+        queued: messages in all their queues.
+        dead: dead letters.
+        gates: how many gates there are.
+        findings: what is wrong.
+    """
+
+    states: Counter[str] = field(default_factory=Counter)
+    queued: int = 0
+    dead: int = 0
+    gates: int = 0
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(slots=True)
+class Check:
+    """The check of one deployment.
+
+    Attributes:
+        store: its sessions.
+        policy: of its gates.
+        settle: seconds between two looks.
+    """
+
+    store: SessionStore
+    policy: Policy
+    settle: float = SETTLE
+
+    def run(self) -> Report:
+        """Look, and look again at what was wrong. Changes nothing."""
+        report = self._look(sessions.known_sessions(self.store))
+        if not report.findings:
+            return report
+        time.sleep(self.settle)
+        again = self._look({finding.where for finding in report.findings})
+        lasting = [
+            finding
+            for finding in again.findings
+            if any(finding.is_again(earlier) for earlier in report.findings)
+        ]
+        return Report(report.states, report.queued, report.dead, report.gates, tuple(lasting))
+
+    def repair(self, findings: Collection[Finding]) -> dict[str, Repaired]:
+        """Put right what was found, session by session; what was done with each.
+
+        A session that a worker has is not touched. What no worker looks after needs a worker.
+        """
+        gates = self._gates()
+        repaired: dict[str, Repaired] = {}
+        for finding in findings:
+            name = finding.where
+            if finding.fault in (Fault.GATE, Fault.UNATTENDED, Fault.TYPE) or name in repaired:
+                continue
+            # Where it may stand: an empty list is no key, and needs none.
+            lists = [self.store.names.gate(gate.name)[1] for gate in gates if gate.held]
+            repaired[name] = sessions.repair(self.store, name, lists)
+        for gate in gates:
+            self._run("mend", gate.name)
+        return repaired
+
+    def _look(self, wanted: Collection[str]) -> Report:
+        states: Counter[str] = Counter()
+        queued, seen, findings = 0, list[Snapshot](), list[Finding]()
+        for one in sessions.look(self.store, wanted):
+            if isinstance(one, Finding):
+                findings.append(one)
+            elif one.fields or one.items or one.ids or one.scores or one.unreadable:
+                states[one.state] += 1
+                queued += len(one.items) + one.unreadable
+                seen.append(one)
+        # After the sessions: one that has moved on meanwhile is found where it is now.
+        gates, run = self._gates(), sessions.run_queue(self.store)
+        holders: defaultdict[str, list[str]] = defaultdict(list)
+        for gate in gates:
+            for session in gate.held:
+                holders[session].append(gate.name)
+        known = {one.session for one in seen}
+        for one in sessions.look(self.store, sorted(holders.keys() - known)):
+            if isinstance(one, Snapshot):
+                seen.append(one)
+        for one in seen:
+            findings += sessions.faults(one, run, holders)
+        for gate in gates:
+            findings += _gate_faults(gate)
+        dead = int(self.store.client.xlen(self.store.names.dead))
+        return Report(states, queued, dead, len(gates), tuple(findings))
+
+    def _gates(self) -> list[GateSeen]:
+        names, client = self.store.names, self.store.client
+        listed: Any = client.zrange(names.gates, 0, -1)
+        found = {name.decode() for name in listed}
+        for key in client.scan_iter(names.every("gate"), count=1_000):
+            gate = names.gate_of_key(key.decode(errors="replace"))
+            if gate is not None:
+                found.add(gate)
+        return [self._gate(name) for name in sorted(found)]
+
+    def _gate(self, name: str) -> GateSeen:
+        state, looked_at, too_late, held = self._run("check", name)
+        return GateSeen(
+            name,
+            state.decode(),
+            bool(looked_at),
+            too_late,
+            tuple(session.decode(errors="replace") for session in held),
+        )
+
+    def _run(self, script: str, gate: str) -> Any:
+        package = __package__ or "hermes_tasks.gate"
+        keys, policy = self.store.names.gate(gate), self.policy.script_argument()
+        return script_of(package, "gate", script)(self.store.client, keys, (gate, policy))
+
+
+def _gate_faults(gate: GateSeen) -> Iterator[Finding]:
+    if gate.state not in set(State):
+        yield Finding(gate.name, Fault.GATE, f"its state is {gate.state!r}, which is none", "state")
+    if gate.held and not gate.looked_at:
+        text = f"holds {len(gate.held)} sessions, and no worker knows"
+        yield Finding(gate.name, Fault.GATE, text, "unknown")
+    if gate.too_late:
+        text = f"{gate.too_late} calls or permits end later than any can"
+        yield Finding(gate.name, Fault.GATE, text, "late")
