@@ -14,7 +14,7 @@ WIDER_SECONDS = 0.05
 """How long a gateway takes between looking at a queue and adding to it: a window for a race."""
 
 
-def install(switch: str) -> None:
+def turn(switch: str) -> None:
     """Break this process. ``switch`` is one of :data:`SWITCHES`."""
     SWITCHES[switch]()
 

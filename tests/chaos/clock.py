@@ -31,7 +31,7 @@ class Clock:
             os.close(descriptor)
 
 
-def install(path: str) -> None:
+def follow(path: str) -> None:
     """Let this process, and those it forks, have the wall clock that a file says.
 
     Only :func:`time.time` and what is made of it in Python: Celery, Kombu and redis-py ask no

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 if "CHAOS_CLOCK" in os.environ:
-    from tests.chaos.clock import install
+    from tests.chaos.clock import follow
 
-    install(os.environ["CHAOS_CLOCK"])
+    follow(os.environ["CHAOS_CLOCK"])
 
 if "CHAOS_BROKEN" in os.environ:
-    from tests.chaos.broken import install
+    from tests.chaos.broken import turn
 
-    install(os.environ["CHAOS_BROKEN"])
+    turn(os.environ["CHAOS_BROKEN"])
