@@ -24,7 +24,11 @@ def main() -> int:
     for seed in range(first, first + options.runs):
         print(f"seed {seed}: {options.seconds:g} s of faults …", flush=True)
         directory = Path(tempfile.mkdtemp(prefix=f"hermes-tasks-chaos-{seed}-"))
-        outcome = run(seed, options.seconds, directory)
+        try:
+            outcome = run(seed, options.seconds, directory)
+        except BaseException:
+            print(f"seed {seed}: could not be run to its end; logs: {directory}", flush=True)
+            raise
         print(outcome.text(), flush=True)
         if outcome.verdict.problems():
             failed += 1

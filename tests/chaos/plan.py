@@ -144,7 +144,7 @@ class _Maker:
         until = action.over
         if action.kind in (Kind.KILL, Kind.RESTART) and action.target in self._workers:
             until += RECOVERY
-        yield ("trouble" if action.kind in TROUBLES else action.target), until
+        yield action.target, until
         if ">" in action.target:
             # All links to a server, or one of them: not both.
             yield f"*>{action.target.partition('>')[2]}", until

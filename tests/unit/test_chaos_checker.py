@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.checker import Verdict, check
 from tests.chaos.history import Call, Depth, Fault, History, Landing, Letter, Limits, Offer
-from tests.chaos.plan import TROUBLES, Action, make_plan
+from tests.chaos.plan import make_plan
 
 LIMITS = Limits(
     lease=3, ceiling=2, landing=3, probe=1, queue=4, backlog=8, reasons=frozenset({"poison"})
@@ -192,11 +192,6 @@ def test_after_an_outage_of_the_backend_the_breaker_looks_after_as_long_again() 
     assert stalled(26.1, faults=[outage]).problems() != []
 
 
-def place(action: Action) -> str:
-    """What is hurt: the stand-in's process and its answers are two things."""
-    return "answers" if action.kind in TROUBLES else action.target
-
-
 def test_a_plan_is_the_same_for_the_same_seed_and_hurts_nothing_twice_at_once() -> None:
     workers, gateways = ["w1", "w2", "w3"], ["g1", "g2"]
     plans = [make_plan(seed, 60, workers, gateways, LIMITS) for seed in range(50)]
@@ -206,6 +201,6 @@ def test_a_plan_is_the_same_for_the_same_seed_and_hurts_nothing_twice_at_once() 
         assert len(plan) > 10
         for index, action in enumerate(plan):
             assert action.over <= 60
-            same = [b for b in plan[index + 1 :] if place(b) == place(action)]
+            same = [b for b in plan[index + 1 :] if b.target == action.target]
             assert all(b.at >= action.over for b in same)
     assert len({action.kind for plan in plans for action in plan}) == 15
