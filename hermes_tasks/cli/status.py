@@ -1,16 +1,17 @@
-"""``hermes-tasks status``: what the gates of a deployment let through, and why not more."""
+"""``hermes-tasks status``: what became of turns; what the gates let through, and why not more."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from hermes_tasks.cli import group
+from hermes_tasks.cli.broker import sessions_of
 from hermes_tasks.config import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def status(as_json: bool) -> None:
-    """Show the gate before each Honcho workspace: whether calls are made, and how long they may be.
+    """Show what became of turns, and the gate before each Honcho workspace.
+
+    The gate says whether calls are made, why not, and how long they may be.
 
     \b
     Exit status:
@@ -32,50 +35,76 @@ def status(as_json: bool) -> None:
     """
     from rich.console import Console
 
-    found = read_status(Settings.load())
+    counters, found = read_status(Settings.load())
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
-    elif not found:
-        click.echo("No worker has called Honcho yet.")
+        gates = [dataclasses.asdict(one) for one in found]
+        click.echo(json.dumps({"counters": counters, "gates": gates}, indent=2))
     else:
         console = Console()
+        if counters:
+            console.print(table_of("Turns", turn_lines(counters)))
         for one in found:
-            console.print(table_of(one))
+            console.print(table_of(f"Gate of {one.name}", gate_lines(one)))
+        if not found:
+            click.echo("No worker has called Honcho yet.")
     if any(one.state != "closed" or one.pause_until for one in found):
         click.get_current_context().exit(group.INCOMPLETE)
 
 
-def read_status(settings: Settings) -> list[GateStatus]:
-    """Every gate of a deployment, as it is now.
+def read_status(settings: Settings) -> tuple[dict[str, int], list[GateStatus]]:
+    """The counters of a deployment, and every gate of it, as they are now.
 
     Raises:
         BrokerUnavailable: Redis does not answer, or refuses us.
     """
-    from hermes_tasks.app import make_app
     from hermes_tasks.gate import Policy, known_gates
-    from hermes_tasks.gateway.link import FAILURES, Link
 
-    link = Link(make_app(settings, set_as_current=False), settings.safe_broker_url)
-    try:
-        store = link.channel().sessions
-        return [gate.status() for gate in known_gates(store, Policy.from_settings(settings))]
-    except FAILURES as error:
-        raise link.broken(error) from error
-    finally:
-        link.close()
+    with sessions_of(settings) as store:
+        gates = known_gates(store, Policy.from_settings(settings))
+        return store.counters(), [gate.status() for gate in gates]
 
 
-def table_of(status: GateStatus) -> Table:
-    """One gate for a person."""
+def table_of(title: str, lines: Iterable[tuple[str, str]]) -> Table:
+    """Names and values for a person."""
     from rich.table import Table
 
-    table = Table(title=f"Gate of {status.name}", title_justify="left", show_header=False)
-    for name, value in _lines(status):
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in lines:
         table.add_row(name, value)
     return table
 
 
-def _lines(status: GateStatus) -> Iterator[tuple[str, str]]:
+def turn_lines(counters: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """What became of the turns of a deployment since its Redis was new."""
+    for name in ("accepted", "written"):
+        yield name, str(counters.get(name, 0))
+    given_up = {
+        name.removeprefix("dead:"): count
+        for name, count in counters.items()
+        if name.startswith("dead:")
+    }
+    yield "given up", _listed(given_up) or "0"
+    if counters.get("twice"):
+        yield "written twice", str(counters["twice"])
+    hooks = {
+        said: counters[name]
+        for name, said in (
+            ("hook_failed", "failed"),
+            ("hook_timeout", "took too long"),
+            ("hook_dropped", "not made"),
+        )
+        if counters.get(name)
+    }
+    if hooks:
+        yield "calls of hooks", _listed(hooks)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def gate_lines(status: GateStatus) -> Iterator[tuple[str, str]]:
+    """What a gate lets through, and why not more."""
     since = f", since {_clock(status.since)}" if status.since else ""
     yield "breaker", f"{_STATES[status.state]}{since}"
     if status.denied:

@@ -367,17 +367,16 @@ class Outbox:
         about = dict(self._db.execute("SELECT name, value FROM about"))
         self.incarnation = about.get("incarnation", self.incarnation)
         self.destination = about.get("destination", self.destination)
-        (total,) = self._db.execute("SELECT count(*) FROM turns").fetchone()
-        (self.refused,) = self._db.execute("SELECT count(*) FROM refused").fetchone()
+        self.refused = self._count("refused")
         if self.adopted:
             self.server = about.get("server")
             # On a full disk none was marked.
             self._attempted = _EVERY
             self._accepted = int(about.get("accepted", 0))
-            self.kept = len(self._numbers(0, self._accepted) or ())
+            self.kept = self._count("turns WHERE number <= ?", self._accepted)
             if self.kept:
                 self._batches.append((time.monotonic(), self._accepted, self.kept))
-        self.pending = total - self.kept
+        self.pending = self._count("turns WHERE number > ?", self._accepted)
 
     def _connect(self, database: str | Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -413,12 +412,17 @@ class Outbox:
 
     def _recall(self) -> int:
         """What is kept is pending again; how many rows that are."""
-        again, self.kept = self.kept, 0
+        again = self._count("turns WHERE number <= ?", self._accepted)
+        self.kept = 0
         self.pending += again
         self._accepted = 0
         self._batches.clear()
         self._note("accepted", 0)
         return again
+
+    def _count(self, what: str, *arguments: int) -> int:
+        ((found,),) = self._db.execute(f"SELECT count(*) FROM {what}", arguments)  # noqa: S608
+        return int(found)
 
     def _numbers(self, first: int, last: int) -> set[int] | None:
         """Numbers of the rows that are there; ``None``: the disk does not say."""

@@ -266,7 +266,7 @@ class Publisher:
         self._resting = True
         try:
             # What came in before the line above did not set the event.
-            if self._spool.pending or self._draining or self._asked.is_set():
+            if self._spool.head() or self._draining or self._asked.is_set():
                 return
             keep_until = self._spool.keep_until
             if keep_until is not None:

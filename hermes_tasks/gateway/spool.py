@@ -125,7 +125,11 @@ class Spool:
         self.appended_at = time.monotonic()
 
     def head(self) -> Outbox | None:
-        """The outbox whose rows are published next: the first that is not empty."""
+        """The outbox whose rows are published next: the first that has some.
+
+        ``None``: there is nothing to publish, or nothing before Redis cannot forget any more what
+        the outboxes of dead processes had, and others of them can be adopted.
+        """
         while True:
             with self._lock:
                 empty = [
@@ -137,17 +141,21 @@ class Spool:
                     self._outboxes.remove(outbox)
                 first = next((outbox for outbox in self._outboxes if outbox.pending), None)
                 settled = not self._more_to_adopt or (first is not None and first.adopted)
+                room = sum(outbox.adopted for outbox in self._outboxes) < ADOPT_AT_ONCE
             # Not under the lock, which appends need: closing a file waits for the disk.
             for outbox in empty:
                 self._dispose(outbox)
             if settled:
                 return first
+            if not room:
+                return None
             self.adopt()
 
     def adopt(self) -> None:
         """Take over what dead processes left, oldest first, before this process's own rows."""
         with self._lock:
             held = {outbox.path for outbox in self._outboxes}
+            room = ADOPT_AT_ONCE - sum(outbox.adopted for outbox in self._outboxes)
             self._more_to_adopt = False
             if self._closed:
                 return
@@ -155,7 +163,7 @@ class Spool:
         for path in files.found_in(self.directory):
             if path in held or path.name in self._warned:
                 continue
-            if len(adopted) == ADOPT_AT_ONCE:
+            if len(adopted) >= room:
                 self._more_to_adopt = True
                 break
             outbox = self._adopt(path)

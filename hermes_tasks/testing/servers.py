@@ -169,6 +169,20 @@ class Server:
             self._process.wait()
         self._process = None
 
+    @property
+    def written(self) -> int:
+        """Bytes in its append-only file."""
+        return self._append_only_file().stat().st_size
+
+    def lose_power(self, kept: int) -> None:
+        """End the server as a power failure of its host would.
+
+        Args:
+            kept: of what it has :attr:`written`, the bytes that had reached the disk.
+        """
+        self.kill()
+        os.truncate(self._append_only_file(), kept)
+
     def restart(self) -> None:
         """Kill the server and start it on the same port with the same data."""
         self.kill()
@@ -200,6 +214,11 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> None:
         self._running().send_signal(number)
+
+    def _append_only_file(self) -> Path:
+        """The file that grows; there is one, as none of ours grows enough to be rewritten."""
+        (path,) = (self.data_dir / "appendonlydir").glob("*.incr.aof")
+        return path
 
     def _launch(self) -> None:
         configuration = self.data_dir / "server.conf"

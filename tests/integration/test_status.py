@@ -21,7 +21,7 @@ def call(server: Server) -> Callable[..., Gate]:
     store = SessionStore(server.client())
     made = iter(range(1_000))
 
-    def make(workspace: str, ended: Ended, retry_after: float | None = None) -> Gate:
+    def make(workspace: str, ended: Ended, retry_after: float | None = None, why: str = "") -> Gate:
         gate = Gate(store, Policy(), f"default:{workspace}")
         session = f"default:{workspace}:{next(made)}"
         store.push(session, "{}", id=session)
@@ -30,7 +30,7 @@ def call(server: Server) -> Callable[..., Gate]:
         assert claimed is not None
         answer = gate.admit(session, claimed.token, (1, 1), f"call of {session}", 2)
         if isinstance(answer, Go):
-            gate.report(answer, ended, 0.2, retry_after)
+            gate.report(answer, ended, 0.2, retry_after, why=why)
         else:
             assert isinstance(answer, Hold)
         return gate
@@ -66,7 +66,7 @@ def test_an_open_breaker_says_when_the_next_probe_is_due_and_who_waits(
     assert "next probe" in result.stdout
 
     found = json.loads(hermes_tasks("status", "--json", HERMES_TASKS_BROKER_URL=server.url).stdout)
-    away, home = found
+    away, home = found["gates"]
     assert (away["name"], away["state"], away["held"]) == ("default:away", "open", 2)
     assert (home["name"], home["state"], home["held"]) == ("default:home", "closed", 0)
     assert away["counters"]["opened"] == 1
@@ -80,6 +80,29 @@ def test_a_pause_is_shown_with_what_is_left_of_it(
     result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url)
     assert result.returncode == 1
     assert "Honcho asked for" in result.stdout
+
+
+def test_a_key_that_is_denied_is_shown_with_what_to_do(
+    server: Server, call: Callable[..., Gate]
+) -> None:
+    call("home", Ended.DENIED, why="HTTP 401: set HONCHO_API_KEY of the workers")
+    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url, COLUMNS="120")
+    assert result.returncode == 1
+    assert "HTTP 401: set HONCHO_API_KEY of the workers" in result.stdout
+
+
+def test_what_became_of_turns_is_shown(server: Server) -> None:
+    store = SessionStore(server.client())
+    for number in range(3):
+        store.push("default:w:s", "{}", id=f"t{number}")
+    claimed = store.claim("default:w:s", 1, "token", "worker")
+    assert claimed is not None
+    store.bury("default:w:s", "token", "t0", reason="poison")
+    store.client.hincrby(store.names.stats, "hook_failed", 2)
+    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url)
+    assert "accepted       │ 3" in result.stdout
+    assert "given up       │ 1 poison" in result.stdout
+    assert "calls of hooks │ 2 failed" in result.stdout
 
 
 def test_without_redis_it_is_one_line(server_type: type[Server]) -> None:

@@ -19,9 +19,10 @@ import pytest
 from hermes_tasks.errors import Closed, OutboxError
 from hermes_tasks.gateway import spool as spool_module
 from hermes_tasks.gateway.outbox import Outbox, Row
-from hermes_tasks.gateway.spool import Spool
+from hermes_tasks.gateway.spool import KEEP_SECONDS, Spool
 
 REDIS = "redis://127.0.0.1:6379/0 hermes"
+SERVER = "0123456789abcdef"
 SECRET = "the text of a conversation"
 
 # Appends what it is told on the command line, says so, and waits to be killed.
@@ -35,7 +36,7 @@ for turn in sys.argv[3:]:
     spool.append(session, turn_id, "{}")
 outbox = spool.head()
 if outbox is not None and outbox.rows(1):
-    outbox.mark(outbox.rows(1)[0])
+    outbox.mark(outbox.rows(1))
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -90,15 +91,31 @@ def kill(child: subprocess.Popen[str]) -> None:
     child.wait()
 
 
+def send(spool: Spool, server: str = SERVER) -> list[tuple[str, Row]]:
+    """Send everything as the publisher would; the rows, each with its incarnation."""
+    sent: list[tuple[str, Row]] = []
+    while True:
+        spool.confirm(server, time.monotonic())
+        outbox = spool.head()
+        if outbox is None:
+            return sent
+        spool.confirm(server, time.monotonic())  # it may have been adopted just now
+        rows = outbox.mark(outbox.rows(10))
+        sent += [(outbox.incarnation, row) for row in rows]
+        outbox.accept(rows)
+
+
 def publish_all(spool: Spool) -> list[tuple[str, Row]]:
-    """Take everything out as the publisher would; the rows, each with its incarnation."""
-    sent = []
-    while (outbox := spool.head()) is not None:
-        for row in outbox.rows(10):
-            outbox.mark(row)
-            sent.append((outbox.incarnation, row))
-            outbox.remove(row)
+    """Send everything, and have the server answer when it cannot forget it any more."""
+    sent = send(spool)
+    answer_later(spool)
     return sent
+
+
+def answer_later(spool: Spool, server: str = SERVER) -> None:
+    """The server answers when all that it has accepted is on its disk."""
+    spool.confirm(server, time.monotonic() + KEEP_SECONDS)
+    spool.head()  # lets go of what is empty
 
 
 def turn_ids(spool: Spool) -> list[str]:
@@ -159,7 +176,7 @@ def test_a_marked_row_says_that_it_may_have_been_sent(open_spool: Callable[..., 
     spool.append("a", "a1", "{}")
     outbox = spool.head()
     assert outbox is not None
-    outbox.mark(outbox.rows(1)[0])
+    outbox.mark(outbox.rows(1))
     assert outbox.rows(1)[0].attempted
 
 
@@ -242,7 +259,12 @@ def test_dead_processes_are_adopted_in_the_order_they_lived(
     # I expect their turns in the order in which they were given, before any new one
     spool = open_spool()
     spool.append("a", "a3", "{}")
-    assert turn_ids(spool) == ["a0", "a1", "a2", "a3"]
+    sent = []
+    while spool.pending:
+        sent += [row.turn_id for _, row in send(spool)]
+        # They are let go when the server cannot forget their turns.
+        spool.confirm(SERVER, time.monotonic() + KEEP_SECONDS)
+    assert sent == ["a0", "a1", "a2", "a3"]
 
 
 def test_an_outbox_of_another_redis_is_left_alone(
@@ -366,15 +388,73 @@ def test_an_outbox_has_a_bound(open_spool: Callable[..., Spool]) -> None:
     outbox = spool.head()
     assert outbox is not None
     sending, stale, _ = outbox.rows(3)
-    assert outbox.mark(sending)
+    assert outbox.mark([sending]) == [sending]
     # if two more come,
     spool.append("a", "a3", "{}")
     spool.append("a", "a4", "{}")
     # I expect the oldest of the others to go, counted
     assert (spool.pending, spool.dropped) == (3, 2)
     # not to be sent any more, although it was read before,
-    assert not outbox.mark(stale)
+    assert outbox.mark([sending, stale]) == [sending]
     assert turn_ids(spool) == ["a0", "a3", "a4"]
+
+
+def test_what_redis_may_forget_is_kept_and_sent_again_to_another_one(
+    open_spool: Callable[..., Spool],
+) -> None:
+    # Given three turns that a server has accepted,
+    spool = open_spool()
+    for number in range(3):
+        spool.append("a", f"a{number}", "{}")
+    send(spool)
+    assert spool.pending == 0
+    # if it answers on, nothing is sent again,
+    assert send(spool) == []
+    # and if another one answers when a fourth turn has come,
+    spool.append("a", "a3", "{}")
+    assert not spool.doubts(SERVER)
+    assert spool.doubts("another")
+    # I expect all to go out, in their old order, the first ones saying that they may be known
+    assert [(row.turn_id, row.attempted) for _, row in send(spool, "another")] == [
+        ("a0", True),
+        ("a1", True),
+        ("a2", True),
+        ("a3", False),
+    ]
+    # and nothing again once that one cannot forget them
+    answer_later(spool, "another")
+    assert send(spool, "a third") == []
+
+
+@pytest.mark.parametrize("server", [SERVER, "another"])
+def test_what_a_process_had_sent_last_goes_again_only_to_another_server(
+    directory: Path, open_spool: Callable[..., Spool], server: str
+) -> None:
+    # Given a gateway that closes right after a server has accepted its turns,
+    spool = open_spool()
+    spool.append("a", "a1", "{}")
+    send(spool)
+    spool.close()
+    # if the next one finds that server, or another one,
+    again = open_spool()
+    again.append("a", "a2", "{}")
+    sent = [row.turn_id for _, row in send(again, server)]
+    # I expect the other one to be sent what the first may have forgotten,
+    assert sent == (["a2"] if server == SERVER else ["a1", "a2"])
+    # and no file to stay
+    answer_later(again, server)
+    again.close()
+    assert list(directory.iterdir()) == []
+
+
+def test_what_redis_gave_up_is_not_sent_again(open_spool: Callable[..., Spool]) -> None:
+    spool = open_spool()
+    for number in range(3):
+        spool.append("a", f"a{number}", "{}")
+    send(spool)
+    spool.given_up("a", ["a1"])
+    assert [row.turn_id for _, row in send(spool, "another")] == ["a0", "a2"]
+    assert spool.pending == 0
 
 
 def test_a_refused_row_is_kept_aside_and_blocks_nothing(
@@ -413,9 +493,9 @@ def test_the_write_ahead_log_stays_bounded(
         if number > 1500:
             outbox = spool.head()
             assert outbox is not None
-            row = outbox.rows(1)[0]
-            outbox.mark(row)
-            outbox.remove(row)
+            rows = outbox.mark(outbox.rows(1))
+            outbox.accept(rows)
+            spool.confirm(SERVER, time.monotonic() + KEEP_SECONDS)
         if spool.checkpoint_due:
             spool.checkpoint()
         largest = max(largest, file_size(directory, ".db-wal"))
