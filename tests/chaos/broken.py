@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 WIDER_SECONDS = 0.05
@@ -47,23 +47,22 @@ def no_question() -> None:
 
 def no_atomic_bound() -> None:
     """The bound of a queue is not kept by the script that adds to it, but by looking before."""
-    from hermes_tasks.transport import sessions
-    from hermes_tasks.transport.scripts import session_script
+    from hermes_tasks.gateway import sender
+    from hermes_tasks.transport.pushing import push_all
 
-    def push(client: Any, keys: Any, arguments: Any) -> Any:
-        session, *rest = arguments
-        waiting, backlog, limit = keys[2], keys[3], rest[6]
-        is_full = client.llen(waiting) >= limit
-        time.sleep(WIDER_SECONDS)
-        if is_full:
-            client.rpush(backlog, client.lpop(waiting))
-        rest[6] = 10**9
-        return session_script("push")(client, keys, (session, *rest))
+    def push(store: Any, pushes: Any) -> list[Any]:
+        unbounded = replace(store, options=replace(store.options, waiting_limit=10**9))
+        answers: list[Any] = []
+        for each in pushes:
+            _, _, waiting, backlog, *_ = store.names.session(each.session)
+            is_full = store.client.llen(waiting) >= store.options.waiting_limit
+            time.sleep(WIDER_SECONDS)
+            if is_full:
+                store.client.rpush(backlog, store.client.lpop(waiting))
+            answers += push_all(unbounded, [each])
+        return answers
 
-    def chosen(name: str) -> Callable[..., Any]:
-        return push if name == "push" else session_script(name)
-
-    _replace(sessions, "session_script", chosen)
+    _replace(sender, "push_all", push)
 
 
 def _replace(owner: Any, name: str, by: object) -> None:

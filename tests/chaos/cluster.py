@@ -30,6 +30,9 @@ INSIDE = Path(__file__).parent / "inside"
 PREFIX = WORKSPACE = "chaos"
 KEY = "a-key-of-no-value"
 POOLS = {"prefork": ("-c", "2"), "threads": ("-P", "threads", "-c", "2")}
+WELL = {"reset": True, "api_key": KEY, "latency": {"median": 0.06, "sigma": 1.0}}
+"""What the stand-in is told on a good day: calls take their time, and much happens meanwhile."""
+
 _MARK = re.compile(r"([a-z0-9]+-[0-9]+)#([0-9]+) ")
 _WRITES = re.compile(r"POST /v\d+/workspaces/\w+/(?:sessions/([\w-]+)/messages|conclusions) HTTP")
 _SAMPLE_SECONDS = 0.1
@@ -58,13 +61,14 @@ class Shape:
     shared: int = 4
     rate: float = 2.0
     conclusions: float = 0.1
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=lambda: {"timeout_floor": 0.7})
     broken: str = ""
 
     def sessions_of(self, gateway: str) -> list[str]:
         """The sessions that a gateway has turns for."""
         mine = [f"{gateway}s{index}" for index in range(self.own)]
-        return mine + [f"s{index}" for index in range(self.shared)]
+        ours = [f"s{index}" for index in range(self.shared)]
+        return [*ours[:1], *mine, *ours[1:]]
 
     @property
     def sessions(self) -> list[str]:
@@ -210,6 +214,7 @@ class Cluster:
         """Start everything, the gateways last, when the workers are ready."""
         self.redis.start()
         self.honcho.start()
+        self.honcho.control(**WELL)
         self._watch = _Watch(self.redis, self.shape.sessions)
         for name, pool in self.shape.workers.items():
             self.workers[name] = self._worker(name, pool)

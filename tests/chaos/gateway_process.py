@@ -83,7 +83,9 @@ def main() -> None:
             if time.monotonic() >= options.until:
                 over.wait()
                 break
-            turn, session = f"{options.name}-{number}", chance.choice(sessions)
+            # The first are busy, the last hardly: a session has many turns waiting, or none.
+            session = sessions[int(len(sessions) * chance.random() ** 2)]
+            turn = f"{options.name}-{number}"
             offer(sync, receipts, chance, turn, session, options.conclusions)
             number += 1
 

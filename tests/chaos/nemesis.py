@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from tests.chaos.cluster import KEY, Cluster, Gateway, Worker
+from tests.chaos.cluster import WELL, Cluster, Gateway, Worker
 from tests.chaos.history import Fault
 from tests.chaos.plan import HONCHO, REDIS, TROUBLES, Action, Kind
 
@@ -56,7 +56,7 @@ class Nemesis:
         for worker in cluster.workers.values():
             worker.clock.step(0.0)
             worker.send(signal.SIGCONT)
-        cluster.honcho.control(reset=True, api_key=KEY)
+        cluster.honcho.control(**WELL)
 
     # -- how -----------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class Nemesis:
             for link in self._cluster.links_of(action.target):
                 link.heal()
         elif action.kind in TROUBLES:
-            self._cluster.honcho.control(reset=True, api_key=KEY)
+            self._cluster.honcho.control(**WELL)
         elif action.target == REDIS:
             redis = self._cluster.redis
             if action.kind is Kind.STOP:
@@ -88,6 +88,7 @@ class Nemesis:
         elif action.target == HONCHO:
             honcho = self._cluster.honcho
             {Kind.KILL: honcho.start, Kind.STOP: honcho.resume}[action.kind]()
+            honcho.control(**WELL)
         else:
             self._end_on_process(action, self._cluster.processes[action.target])
 

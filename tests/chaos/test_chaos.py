@@ -16,7 +16,13 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 QUICK = replace(LIMITS, lease=1.0, ceiling=1.0, landing=0.5, probe=0.5)
 """For plans of a few seconds that are to provoke one thing."""
 
-SMALL = Shape(QUICK, gateways=("g1",), workers={"w1": "threads", "w2": "threads"}, rate=10.0)
+SMALL = Shape(
+    QUICK,
+    gateways=("g1",),
+    workers={"w1": "threads", "w2": "threads"},
+    rate=10.0,
+    settings={},
+)
 
 
 def broken(outcome: Outcome) -> set[str]:
