@@ -15,7 +15,7 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.plan import Action, describe, make_plan
 
 DRAIN_SECONDS = 40.0
-"""How long turns may take to be settled when the last fault is over, before the run gives up."""
+"""How long a run waits for turns that are not settled, when the last fault is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ def run(
     *,
     shape: Shape | None = None,
     plan: Sequence[Action] | None = None,
+    drain: float = DRAIN_SECONDS,
 ) -> Outcome:
     """Hurt a deployment for so many seconds, let it recover, and check what became of the turns.
 
@@ -65,6 +66,7 @@ def run(
         directory: for logs and history.
         shape: of the deployment.
         plan: what to do, instead of what the seed says.
+        drain: how long turns may take to be settled when the last fault is over.
     """
     shape = shape or Shape(LIMITS)
     if plan is None:
@@ -78,7 +80,7 @@ def run(
         time.sleep(max(0.0, start + seconds - time.monotonic()))
         nemesis.heal()
         healed = time.monotonic()
-        _drain(cluster, healed + DRAIN_SECONDS)
+        _drain(cluster, healed + drain)
         history = History(
             offers=cluster.offers(),
             landings=cluster.landings(),

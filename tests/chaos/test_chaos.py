@@ -41,7 +41,7 @@ def test_a_build_without_the_question_writes_twice(tmp_path: Path) -> None:
     # Given calls that are stored, and answered with an error
     plan = [Action(1.0 + n, 0.8, Kind.AFTER, "honcho", 502, 1) for n in range(4)]
     shape = replace(SMALL, broken="question")
-    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan)) >= {"twice, unexplained"}
+    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan, drain=1)) >= {"twice, unexplained"}
 
 
 def test_a_build_without_fencing_writes_twice(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_build_without_fencing_writes_twice(tmp_path: Path) -> None:
     plan = [Action(0.5, 16.0, Kind.DELAY, "w1>redis", 0.1)]
     plan += [Action(1.0 + 4 * n, 3.2, Kind.STOP, "w1") for n in range(4)]
     shape = replace(SMALL, broken="fencing", rate=20.0)
-    assert broken(run(1, 17, tmp_path, shape=shape, plan=plan)) >= {"twice, unexplained"}
+    assert broken(run(1, 17, tmp_path, shape=shape, plan=plan, drain=1)) >= {"twice, unexplained"}
 
 
 def test_a_build_whose_bound_is_not_atomic_goes_beyond_it(tmp_path: Path) -> None:
@@ -60,4 +60,4 @@ def test_a_build_whose_bound_is_not_atomic_goes_beyond_it(tmp_path: Path) -> Non
     shape = replace(
         SMALL, limits=limits, gateways=("g1", "g2"), own=0, shared=1, rate=20.0, broken="bound"
     )
-    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan)) >= {"beyond its bound"}
+    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan, drain=1)) >= {"beyond its bound"}
