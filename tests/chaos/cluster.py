@@ -21,6 +21,7 @@ import redis
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.proxy import Link, Links, Request
 from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import WorkerProcess, clean_environment
 from tests.chaos.clock import Clock
 from tests.chaos.history import Call, Depth, Landing, Letter, Limits, Offer, offers_of
@@ -187,17 +188,12 @@ class Cluster:
         shape: how large it is.
         seed: of what the gateways say.
         directory: of logs, outboxes, receipts and the stand-in's journal.
-        seconds: after the start that the gateways make turns.
-
-    Attributes:
-        started: when everything was there, in seconds of :func:`time.monotonic`.
     """
 
-    def __init__(self, shape: Shape, seed: int, directory: Path, seconds: float) -> None:
+    def __init__(self, shape: Shape, seed: int, directory: Path) -> None:
         self.shape = shape
         self.directory = directory
-        self.started = 0.0
-        self._seconds = seconds
+        self._quiet = directory / "quiet"
         self._seed = seed
         self._journal = directory / "honcho.jsonl"
         self.redis = EmbeddedValkey(directory / "redis")
@@ -221,11 +217,15 @@ class Cluster:
             self.workers[name].launch()
         for worker in self.workers.values():
             worker.process.wait_ready(60)
-        self.started = time.monotonic()
         for name in self.shape.gateways:
             self.gateways[name] = self._gateway(name)
             self.gateways[name].launch()
+        wait_until(self._is_busy, 60, "every gateway to have accepted a turn", interval=0.1)
         return self
+
+    def quieten(self) -> None:
+        """Let the gateways make no more turns."""
+        self._quiet.touch()
 
     def close(self) -> None:
         """End everything that is still there."""
@@ -334,6 +334,10 @@ class Cluster:
 
     # -- how -----------------------------------------------------------------------------------
 
+    def _is_busy(self) -> bool:
+        busy = {offer.gateway for offer in self.offers() if offer.accepted is not None}
+        return busy == set(self.shape.gateways)
+
     def _requests(self) -> list[Request]:
         return [request for worker in self.workers.values() for request in worker.honcho.requests]
 
@@ -394,7 +398,7 @@ class Cluster:
             "--conclusions",
             str(self.shape.conclusions),
             "--until",
-            str(self.started + self._seconds),
+            str(self._quiet),
         ]
         command += ["--seed", str(self._seed), "--receipts", str(self._receipts(name))]
         outbox = self.directory / f"outbox-{name}"

@@ -61,13 +61,13 @@ def offer(
 
 
 def main() -> None:
-    """Offer turns until the given time, and stay until SIGTERM."""
+    """Offer turns until a file is there that says to stop, and stay until SIGTERM."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
     parser.add_argument("--sessions", required=True, help="names, separated by commas")
     parser.add_argument("--rate", type=float, required=True, help="turns a second")
     parser.add_argument("--conclusions", type=float, required=True, help="share of the turns")
-    parser.add_argument("--until", type=float, required=True, help="seconds of time.monotonic()")
+    parser.add_argument("--until", type=Path, required=True, help="no more turns when it is there")
     parser.add_argument("--seed", required=True)
     parser.add_argument("--receipts", type=Path, required=True)
     options = parser.parse_args()
@@ -80,7 +80,7 @@ def main() -> None:
     with TurnSync() as sync:
         number = receipts.turns
         while not over.wait(chance.expovariate(options.rate)):
-            if time.monotonic() >= options.until:
+            if options.until.exists():
                 over.wait()
                 break
             # The first are busy, the last hardly: a session has many turns waiting, or none.

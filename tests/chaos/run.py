@@ -72,12 +72,13 @@ def run(
     if plan is None:
         plan = make_plan(seed, seconds, list(shape.workers), shape.gateways, shape.limits)
     directory.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(shape, seed, directory, seconds)
+    cluster = Cluster(shape, seed, directory)
     with cluster:
         nemesis = Nemesis(cluster)
-        start = cluster.started
+        start = time.monotonic()
         nemesis.follow(plan, start)
         time.sleep(max(0.0, start + seconds - time.monotonic()))
+        cluster.quieten()
         nemesis.heal()
         healed = time.monotonic()
         _drain(cluster, healed + drain)
