@@ -148,8 +148,14 @@ class GatedLease:
         self._settled.update(ids)
 
     def bury(self, turn_id: str, reason: str, detail: str) -> None:
-        """This turn will never be taken."""
-        self.lease.bury(turn_id, reason, detail)
+        """This turn will never be taken: the answer to the latest call says so."""
+        self.lease.bury(turn_id, reason, detail, in_doubt=not self.wrote)
+        self._settled.add(turn_id)
+
+    def give_up(self, turn_id: str, error: HonchoError) -> None:
+        """This turn has waited long enough; ``error`` is how the latest call for it failed."""
+        said = f"{type(error).__name__}: {error}"
+        self.lease.bury(turn_id, "given_up", said, in_doubt=self.in_doubt(error))
         self._settled.add(turn_id)
 
     def _admit(self, messages: int, ids: list[str]) -> Go | None:

@@ -106,7 +106,7 @@ def try_later(lease: SessionLease, guard: GatedLease, error: HonchoError, max_ag
     # A denied call says nothing about its turn, however old that is.
     denied = isinstance(error, Unauthorised)
     if head is not None and not denied and lease.age(head) > max_age:
-        guard.bury(head.id, "given_up", said)
+        guard.give_up(head.id, error)
         return head.id
     if denied or isinstance(error, RateLimited):
         most = guard.turns  # nothing is wrong with the batch

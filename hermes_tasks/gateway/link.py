@@ -30,6 +30,13 @@ FAILURES = (RedisError, OperationalError, OSError)
 
 _SHORTEST_WAIT = 0.05
 
+_MEANS = {
+    "OutOfMemoryError": "its memory is full (maxmemory), until workers make room or it has more",
+    "ReadOnlyError": "it is a replica",
+    "NoPermissionError": "its ACL forbids it",
+}
+"""What errors of Redis mean that a gateway's user may see."""
+
 
 class Link:
     """A Kombu connection with tight time-outs, made when it is needed.
@@ -113,6 +120,9 @@ class Link:
         cause = cause or error
         # What Redis says of a command may quote it.
         reason = error_code(cause) if isinstance(cause, ResponseError) else str(cause)
+        means = _MEANS.get(type(cause).__name__)
+        if means is not None:
+            reason = f"{means} ({reason})"
         return BrokerUnavailable(f"Redis at {self._safe_url} does not take turns: {reason}")
 
     def close(self) -> None:

@@ -91,8 +91,6 @@ class Deployment:
         self.app = make_app(self.settings, set_as_current=False)
         with self.app.connection_for_write() as connection:
             self.store = private_store(connection)
-        # As where a worker ran before: turns older than the first one are asked about, a call more.
-        self.store.note_server()
         name = f"{DEFAULT_BACKEND}:{workspace}"
         self.gate = Gate(self.store, Policy.from_settings(self.settings), name)
         self.sent: dict[str, list[str]] = defaultdict(list)

@@ -1,7 +1,8 @@
 -- commit: take settled messages out of the in-flight list; they are written, or dead letters.
 --
 -- KEYS  the twelve session keys (common.lua)
--- ARGV  1 session  2 token  3 how  4 detail  5… ids
+-- ARGV  1 session  2 token  3 how  4 detail
+--       5 0: the latest call was answered, and did not write them; 1: it may still  6… ids
 -- how they are settled is one of
 --   written  by a call just now; detail: the highest number that was in doubt before it (0: none)
 --   found    they were written before
@@ -19,7 +20,8 @@ allow_full_memory()
 local is_written = how == 'written' or how == 'found' or how == 'twice'
 local doubtful = how == 'written' and tonumber(ARGV[4]) or 0
 local done = {}
-for i = 5, #ARGV do done[ARGV[i]] = true end
+for i = 6, #ARGV do done[ARGV[i]] = true end
+if intent and not is_written and ARGV[5] == '0' then answer_intent(intent) end
 
 -- What was written while in doubt is remembered until it is found twice, or newer takes its place.
 local remembered, changed = {}, false

@@ -232,9 +232,14 @@ class SessionLease:
             )
         self._settled(ids)
 
-    def bury(self, id: str, reason: str, detail: str = "") -> None:
-        """This message is given up, as a dead letter. ``reason`` is one word, ``detail`` a line."""
-        trace = self._store.bury(self.session, self.token, id, reason=reason, detail=detail)
+    def bury(self, id: str, reason: str, detail: str = "", *, in_doubt: bool = True) -> None:
+        """This message is given up, as a dead letter. ``reason`` is one word, ``detail`` a line.
+
+        ``in_doubt``: as in :meth:`postpone`.
+        """
+        trace = self._store.bury(
+            self.session, self.token, id, reason=reason, detail=detail, in_doubt=in_doubt
+        )
         if trace is None:
             raise self._lost()
         log_given_up(logger, id, self.session, trace, f"{reason}: {detail}" if detail else reason)

@@ -80,8 +80,9 @@ local function put(entry, message)
     return {'full', 0, 0}
   end
   local lands = tonumber(letter.lands)
-  if lands <= now then lands = 0 end
-  if lands > 0 and state == 'leased' then return {'doubt', 0, lands - now} end
+  local wait = math.max(0, lands - now)
+  -- The worker's own calls would end the doubt about this one.
+  if wait > 0 and state == 'leased' then return {'doubt', 0, wait} end
 
   local number, answer = tonumber(letter.number), 'front'
   if number > reached and is_of_these(entry) then
@@ -98,7 +99,7 @@ local function put(entry, message)
   redis.call('XDEL', DEAD, entry)
   count('dead_retried')
   put_back[number] = true
-  return {answer, number, lands > 0 and lands - now or 0}
+  return {answer, number, wait}
 end
 
 local answers = {}

@@ -358,14 +358,24 @@ class SessionStore:
         return held and (not again or self._commit(session, token, sorted(again), "twice"))
 
     def bury(
-        self, session: str, token: str, id: str, *, reason: str, detail: str = ""
+        self,
+        session: str,
+        token: str,
+        id: str,
+        *,
+        reason: str,
+        detail: str = "",
+        in_doubt: bool = True,
     ) -> str | None:
         """Settle a message as a dead letter, for a ``reason`` of one word.
+
+        ``in_doubt``: a call for it may still take effect, if one was made.
 
         Returns its trace (see :mod:`.trace`) if it was the head, else ``""``; ``None`` when the
         token no longer holds the lease.
         """
-        answer = self._run("commit", session, token, reason, one_line(detail), quote_id(id))
+        arguments = (reason, one_line(detail), int(in_doubt), quote_id(id))
+        answer = self._run("commit", session, token, *arguments)
         return None if answer == -1 else _text(answer)
 
     def postpone(
@@ -505,7 +515,7 @@ class SessionStore:
     def _commit(
         self, session: str, token: str, ids: Iterable[str], how: str, detail: int | str = ""
     ) -> bool:
-        return bool(self._run("commit", session, token, how, detail, *map(quote_id, ids)) >= 0)
+        return bool(self._run("commit", session, token, how, detail, "", *map(quote_id, ids)) >= 0)
 
     def _run(self, name: str, session: str, *arguments: Any, more_keys: Sequence[str] = ()) -> Any:
         keys = (*self.names.session(session), *more_keys)

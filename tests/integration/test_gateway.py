@@ -87,7 +87,13 @@ def honcho(_shared_honcho: HonchoServer) -> HonchoServer:
 
 @pytest.fixture
 def start_worker(worker: Any, honcho: HonchoServer) -> Callable[[], Any]:
-    return lambda: worker("-P", "threads", "-c", "4", env={"HONCHO_URL": honcho.url})
+    """A worker for which a call to Honcho is over soon, whatever becomes of Redis meanwhile."""
+    env = {
+        "HONCHO_URL": honcho.url,
+        "HERMES_TASKS_TIMEOUT_CEILING": "2",
+        "HERMES_TASKS_LANDING_SECONDS": "1",
+    }
+    return lambda: worker("-P", "threads", "-c", "4", env=env)
 
 
 @pytest.fixture

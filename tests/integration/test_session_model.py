@@ -21,7 +21,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -42,6 +42,7 @@ from hermes_tasks.transport import scripts
 from hermes_tasks.transport.sessions import (
     Claimed,
     Completed,
+    Doubt,
     Help,
     Item,
     Outcome,
@@ -63,10 +64,13 @@ OPTIONS = SessionOptions(
     max_attempts=3,
     retry_first=1,
     retry_longest=3,
+    landing=25,
 )
 #: Fields of the hash of an idle session.
-REMEMBERED = {"accepted", "settled", "epoch", "suspect", "senders", "buried"}
+REMEMBERED = {"accepted", "settled", "written", "rewritten", "epoch", "senders", "buried"}
 INTERVAL, GRACE = 0.25, 3.0
+LANDING = OPTIONS.landing_ms
+REWRITTEN = 16
 START = 1_800_000_000_000
 
 # -- the clock, and scripts with a rule undone ----------------------------------------------------
@@ -244,9 +248,10 @@ class ModelSession:
     progress: bool = False
     wake: int | None = None
     noted: bool = False
-    intent: int | None = None
+    intent: Doubt | None = None
     epoch: int = 0
-    suspect: int | None = None
+    written: int = 0
+    rewritten: list[str] = field(default_factory=list)
     senders: list[tuple[str, int, str]] = field(default_factory=list)
 
     @property
@@ -257,6 +262,21 @@ class ModelSession:
         self.trace.append((now, text))
         if len(self.trace) > 40:
             del self.trace[10]
+
+    def record_intent(self, first: int, last: int, until: int, asked: int = 0) -> None:
+        if self.intent is not None:
+            first, last = min(first, self.intent.first), max(last, self.intent.last)
+            until = max(until, self.intent.until)
+        self.intent = Doubt(first, last, until, asked)
+
+    def resolve_intent(self, number: int) -> None:
+        """``number``: of the next message, or a lower bound of it."""
+        if self.intent is not None and number > self.intent.last:
+            self.intent = None
+
+    def answer_intent(self) -> None:
+        if self.intent is not None:
+            self.intent = replace(self.intent, until=0, asked=0)
 
     def forget_head(self) -> None:
         self.attempts, self.most, self.tries, self.trace = 0, None, 0, []
@@ -272,6 +292,7 @@ class Model:
         self.ready: dict[str, int] = {}
         self.number = 0
         self.epoch = 0
+        self.epoch_at: int | None = None
         self.mark: tuple[int, int] | None = None
         self.swept: int | None = None
         self.counts: Counter[str] = Counter()
@@ -308,12 +329,6 @@ class Model:
         if session.queued[0].not_before > self.now:
             return self._sleep(name, session.queued[0].not_before)
         return self._make_ready(name)
-
-    @staticmethod
-    def _resolve_intent(session: ModelSession) -> None:
-        head = session.inflight[0].number if session.inflight else float("inf")
-        if session.intent is not None and head > session.intent:
-            session.intent = None
 
     # The scripts.
 
@@ -405,27 +420,60 @@ class Model:
             if message not in session.inflight:
                 session.inflight.append(message)
                 (session.backlog or session.waiting).remove(message)
-        if session.epoch != self.epoch:
-            session.epoch, session.suspect = self.epoch, session.accepted
-        elif session.suspect is not None and batch[0].number > session.suspect:
-            session.suspect = None
+        session.resolve_intent(batch[0].number)
+        if session.intent is not None:
+            until = min(session.intent.until, self.now + LANDING)
+            session.intent = replace(session.intent, until=until)
+        forgotten = 0
+        if self.epoch_at is not None:
+            forgotten = min(self.epoch_at, self.now) + LANDING
+            if session.epoch != self.epoch:
+                session.epoch = self.epoch
+                session.record_intent(batch[0].number, session.accepted, forgotten)
         session.progress, session.wake, session.noted = False, None, False
         session.state, session.token = "leased", token
         session.expiry = self.now + OPTIONS.lease_ms
-        again = session.intent is not None or session.suspect is not None
-        items = tuple(message.item for message in batch)
-        return Claimed(name, token, again, session.attempts, session.tries, self.now, items)
+        return Claimed(
+            name,
+            token,
+            session.attempts,
+            session.tries,
+            self.now,
+            tuple(message.item for message in batch),
+            session.intent,
+            forgotten if forgotten > self.now else 0,
+            tuple(session.rewritten),
+        )
 
-    def begin(self, name: str, token: str, first: int, last: int, seconds: float) -> bool:
+    def begin(self, name: str, token: str, first: int, last: int) -> bool:
         session = self.sessions[name]
         if session.token != token:
             return False
-        session.intent = max(last, session.intent or 0)
+        session.record_intent(first, last, self.now + LANDING)
         session.expiry = self.now + OPTIONS.lease_ms
         return True
 
-    def commit(self, name: str, token: str, ids: Sequence[str]) -> bool:
-        return self._settle(name, token, ids) is not None
+    def commit(self, name: str, token: str, ids: Sequence[str], *, doubtful: int) -> bool:
+        session = self.sessions[name]
+        doubted = [m.id for m in session.inflight if m.id in ids and m.number <= doubtful]
+        before = len(session.inflight)
+        if self._settle(name, token, ids) is None:
+            return False
+        session.rewritten = (session.rewritten + doubted)[-REWRITTEN:]
+        if len(session.inflight) < before:
+            session.answer_intent()
+        return True
+
+    def commit_found(
+        self, name: str, token: str, ids: Sequence[str], twice: Sequence[str] = ()
+    ) -> bool:
+        session = self.sessions[name]
+        known = [*session.rewritten, *(message.id for message in session.inflight)]
+        if self._settle(name, token, [*ids, *twice]) is None:
+            return False
+        self.counts["twice"] += len(set(known) & set(twice))
+        session.rewritten = [id for id in session.rewritten if id not in twice]
+        return True
 
     def bury(self, name: str, token: str, id: str, *, reason: str) -> str | None:
         return self._settle(name, token, [id], reason)
@@ -446,16 +494,27 @@ class Model:
                 self._bury(name, message, reason)
             else:
                 self.counts["written"] += 1
+                session.written = max(session.written, message.number)
         if settled:
-            self._resolve_intent(session)
+            left = session.inflight or [replace(settled[-1], number=settled[-1].number + 1)]
+            session.resolve_intent(left[0].number)
         return trace
 
     def postpone(
-        self, name: str, token: str, seconds: float, *, most: int = 1, note: str = ""
+        self,
+        name: str,
+        token: str,
+        seconds: float,
+        *,
+        most: int = 1,
+        note: str = "",
+        in_doubt: bool = True,
     ) -> bool:
         session = self.sessions[name]
         if session.token != token:
             return False
+        if not in_doubt:
+            session.answer_intent()
         if session.wake is None:
             session.tries += 1
             self.counts["postponed"] += 1
@@ -475,12 +534,26 @@ class Model:
         session = self.sessions[name]
         if session.token != token:
             return False
+        self._let_go(session, "held: the test says so")
+        session.state = "held"
+        return True
+
+    def wait(self, name: str, token: str, first: int, last: int, until: int) -> bool:
+        session = self.sessions[name]
+        if session.token != token:
+            return False
+        self._let_go(session, "held: an earlier call may still land")
+        session.record_intent(first, last, until, asked=1)
+        assert session.intent is not None
+        self._sleep(name, session.intent.until)
+        self.counts["awaited"] += 1
+        return True
+
+    def _let_go(self, session: ModelSession, why: str) -> None:
         if session.progress:
             session.attempts, session.most, session.tries = 0, None, 0
-        session.add_trace(self.now, "held: the test says so")
-        session.state, session.token = "held", None
-        session.wake, session.progress = None, False
-        return True
+        session.add_trace(self.now, why)
+        session.token, session.wake, session.progress = None, None, False
 
     def resume(self, name: str) -> bool:
         if self.sessions[name].state != "held":
@@ -507,12 +580,14 @@ class Model:
             head = session.inflight.pop(0)
             if outcome is Outcome.SETTLED:
                 self.counts["written"] += 1
+                session.written = max(session.written, head.number)
             else:
                 given_up += [head.id, text_of(session.trace)]
                 self._bury(name, head, outcome.value)
             session.progress = True
             session.forget_head()
-            self._resolve_intent(session)
+            following = session.inflight[0].number if session.inflight else head.number + 1
+            session.resolve_intent(following)
         wake, progress = session.wake, session.progress
         session.token, session.wake, session.progress = None, None, False
         if progress:
@@ -520,7 +595,6 @@ class Model:
         if progress and (wake is None or lapsed):
             session.most = None
         if not session.inflight:
-            session.intent = None
             session.forget_head()
             return self._move_on(name)
         if wake is not None and not lapsed:
@@ -536,9 +610,11 @@ class Model:
             session.add_trace(self.now, f"attempt {session.attempts} {what}")
         if session.attempts >= OPTIONS.max_attempts:
             given_up += [session.inflight[0].id, text_of(session.trace)]
-            self._bury(name, session.inflight.pop(0), "attempts")
+            head = session.inflight.pop(0)
+            self._bury(name, head, "attempts")
             session.forget_head()
-            self._resolve_intent(session)
+            following = session.inflight[0].number if session.inflight else head.number + 1
+            session.resolve_intent(following)
             # What is in flight was due once, whatever the clock says now.
             self._make_ready(name) if session.inflight else self._move_on(name)
             return "dead"
@@ -606,6 +682,9 @@ class Book:
     touched: set[int] = field(default_factory=set)  # a call for them may have gone out
     due: dict[int, int] = field(default_factory=dict)  # not to be delivered before
     since: dict[int, int] = field(default_factory=dict)  # accepted, or due, at
+    lands: dict[int, int] = field(default_factory=dict)  # a call for it may land until then
+    asked: int = 0  # in vain since the latest call, as far as Redis was told
+    rewritten: list[str] = field(default_factory=list)
     holder: str | None = None  # the token Redis last gave the session to, until it was given back
 
 
@@ -614,6 +693,13 @@ class Work:
     """A claim some worker believes in."""
 
     claim: Claimed
+    began: bool = False
+
+    @property
+    def may_write(self) -> bool:
+        """As Redis has it. It is not obeyed by those who write too early, but by a worker."""
+        doubt = self.claim.doubt
+        return doubt is None or doubt.until <= self.claim.now
 
     @property
     def session(self) -> str:
@@ -646,6 +732,11 @@ class SessionMachine(RuleBasedStateMachine):
         self.sent: dict[tuple[str, str], int] = {}
         self.popped: list[tuple[int, str]] = []
         self.work: list[Work] = []
+        self.twice = 0
+        self.note_process("the first")
+
+    def note_process(self, run_id: str) -> None:
+        scripts.script("epoch")(self.client, [self.store.names.meta], [run_id])
 
     # What the subclass adds to.
 
@@ -805,8 +896,17 @@ class SessionMachine(RuleBasedStateMachine):
         for number in set(numbers) - had:
             assert book.due.get(number, 0) <= self.now, "delivered before its time"
         assert all(item.accepted == book.since[item.number] for item in claim.items)
-        if any(number in book.touched for number in numbers):
-            assert claim.again, "a call for it may have gone out, and nobody would ask"
+        doubt = claim.doubt
+        for number in numbers:
+            if number in book.touched:
+                assert doubt is not None, "a call for it may have gone out, and nobody would ask"
+                assert number <= doubt.last, "a call for it may have gone out, and nobody would ask"
+            if number in book.lands:
+                assert doubt is not None
+                assert doubt.until > 0, "a call was never answered, and one question would do"
+                assert doubt.until >= min(book.lands[number], claim.now), "a call may still land"
+                assert doubt.asked <= book.asked, "written after too few questions"
+        assert claim.rewritten == tuple(book.rewritten)
         others = [work for work in self.work if work.token != token]
         self.work = [*others[-5:], Work(claim)]
         return claim
@@ -819,12 +919,33 @@ class SessionMachine(RuleBasedStateMachine):
         self._begin(work, last)
 
     def _begin(self, work: Work, last: int) -> None:
+        if not work.may_write:
+            self._wait(work)
+            return
         book = self.books[work.session]
         numbers = [item.number for item in work.claim.items if item.number <= last]
-        began = self.call("begin", work.session, work.token, numbers[0], numbers[-1], 30)
+        began = self.call("begin", work.session, work.token, numbers[0], numbers[-1])
         assert began == (book.holder == work.token), "the fence of begin"
         if began:
+            work.began = True
+            book.asked = 0
             book.touched |= set(numbers)
+            book.lands |= dict.fromkeys(numbers, self.now + LANDING)
+
+    def _wait(self, work: Work) -> None:
+        """What was asked for is not there, and an earlier call may still land."""
+        book, doubt = self.books[work.session], work.claim.doubt
+        assert doubt is not None
+        waits = self.call("wait", work.session, work.token, doubt.first, doubt.last, doubt.until)
+        assert waits == (book.holder == work.token), "the fence of wait"
+        if waits:
+            book.holder, book.asked = None, 1
+            assert self.store.progress(work.session).wake_at_ms == doubt.until
+
+    @staticmethod
+    def _answered(book: Book) -> None:
+        """A call was; it had begun when none before it could land any more."""
+        book.lands.clear()
 
     @precondition(lambda self: self.work)
     @rule(data=st.data())
@@ -834,11 +955,38 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _commit(self, work: Work, count: int) -> None:
         book, items = self.books[work.session], work.claim.items[:count]
-        settled = self.call("commit", work.session, work.token, [item.id for item in items])
+        ids, doubt = [item.id for item in items], work.claim.doubt
+        if not work.began:  # they were found
+            settled = self.call("commit_found", work.session, work.token, ids)
+        else:
+            doubtful = doubt.last if doubt is not None and doubt.until else 0
+            settled = self.call("commit", work.session, work.token, ids, doubtful=doubtful)
+            if settled:
+                fresh = [item for item in items if item.number not in book.gone]
+                rewritten = [item.id for item in fresh if item.number <= doubtful]
+                book.rewritten = (book.rewritten + rewritten)[-REWRITTEN:]
+                if fresh:
+                    self._answered(book)
         assert settled == (book.holder == work.token), "the fence of commit"
         if settled:
             for item in items:
                 self._written(book, item.number)
+
+    @precondition(lambda self: self.work)
+    @rule(data=st.data())
+    def find_twice(self, data: st.DataObject) -> None:
+        work = data.draw(st.sampled_from(self.work))
+        book, head = self.books[work.session], work.claim.items[0]
+        twice = data.draw(st.lists(st.sampled_from([head.id, *book.rewritten]), unique=True))
+        held = self.call("commit_found", work.session, work.token, [], twice)
+        assert held == (book.holder == work.token), "the fence of commit"
+        if not held:
+            return
+        self.twice += len(set(twice) & set(book.rewritten))
+        book.rewritten = [id for id in book.rewritten if id not in twice]
+        if head.id in twice and head.number not in book.gone:
+            self.twice += 1
+            self._written(book, head.number)
 
     def _written(self, book: Book, number: int) -> None:
         if number in book.gone:
@@ -892,8 +1040,20 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(data=st.data(), seconds=st.sampled_from([0, 2, 8]), most=st.sampled_from([1, 2, 9]))
     def postpone(self, data: st.DataObject, seconds: float, most: int) -> None:
         work = data.draw(st.sampled_from(self.work))
-        done = self.call("postpone", work.session, work.token, seconds, most=most, note="503")
-        assert done == (self.books[work.session].holder == work.token), "the fence of postpone"
+        in_doubt = not work.began or data.draw(st.booleans())
+        done = self.call(
+            "postpone",
+            work.session,
+            work.token,
+            seconds,
+            most=most,
+            note="503",
+            in_doubt=in_doubt,
+        )
+        book = self.books[work.session]
+        assert done == (book.holder == work.token), "the fence of postpone"
+        if done and not in_doubt:
+            self._answered(book)
 
     @precondition(lambda self: self.work)
     @rule(data=st.data(), lines=st.sampled_from([1, 1, 45]))
@@ -943,6 +1103,8 @@ class SessionMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += int(seconds * 1000)
         set_clock(self.client, self.now)
+        for book in self.books.values():  # no call begins later than now, whatever now is
+            book.lands = {n: min(lands, self.now + LANDING) for n, lands in book.lands.items()}
         self.moved_clock()
 
     @rule(seconds=st.sampled_from([0.1, 1, 3.5, 3.5, 11, 11, -1, -20, -100]))
@@ -999,10 +1161,11 @@ class SessionMachine(RuleBasedStateMachine):
             book.gone |= {item.number: "purged" for item in before.lists[name]}
 
     def another_redis_process_answers(self) -> None:
-        run_id = f"r{next(self.serial)}"
-        scripts.script("epoch")(self.client, [self.store.names.meta], [run_id])
+        self.note_process(f"r{next(self.serial)}")
         for book in self.books.values():
             book.touched |= set(book.accepted)
+            book.lands |= dict.fromkeys(book.accepted, self.now + LANDING)
+            book.asked = 0
         self.noted_epoch()
 
     # -- what must hold --------------------------------------------------------------------------
@@ -1021,6 +1184,9 @@ class SessionMachine(RuleBasedStateMachine):
             assert len(held.lists["backlog"]) <= OPTIONS.backlog_limit
             assert held.fields.get("accepted", "0") == str(len(book.accepted))
             assert held.fields.get("settled", "0") == str(len(book.gone))
+            assert held.fields.get("written", "0") == str(max(book.written, default=0))
+            rewritten = held.fields.get("rewritten", "").split()
+            assert [unquote(id) for id in rewritten] == book.rewritten
             member_of = {
                 state
                 for state, score in (
@@ -1049,6 +1215,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert counters["accepted"] == sum(len(book.accepted) for book in self.books.values())
         assert counters["written"] == gone["written"]
         assert counters["purged"] == gone["purged"]
+        assert counters["twice"] == self.twice
         dead = sum(count for what, count in counters.items() if what.startswith("dead:"))
         assert dead == gone["dead"] == self.client.xlen(self.store.names.dead)
 
@@ -1120,6 +1287,7 @@ class ModelMachine(SessionMachine):
 
     def noted_epoch(self) -> None:
         self.model.epoch += 1
+        self.model.epoch_at = self.now
 
     @invariant()
     def redis_is_as_the_model(self) -> None:
@@ -1140,6 +1308,7 @@ class ModelMachine(SessionMachine):
             )
             assert held.items == [message.item for message in queued]
             assert held.fields.get("trace", "") == text_of(session.trace)
+            assert Doubt.parse(held.fields.get("intent", "").encode()) == session.intent
             if session.state == "leased":
                 assert held.lease == session.expiry
             if session.state == "sleeping":
@@ -1218,10 +1387,43 @@ BROKEN: dict[str, Edits] = {
         "claim": [("ipairs({BACKLOG, WAITING})", "ipairs({WAITING, BACKLOG})")]
     },
     "a claim forgets the call before": {
-        "claim": [("local again = intent or suspect", "local again = suspect")]
+        "claim": [("now, intent or '', forgotten", "now, '', forgotten")]
     },
     "a claim trusts what a rolled back Redis says": {
-        "claim": [("local again = intent or suspect", "local again = intent")]
+        "claim": [("if known ~= epoch then", "if false then")]
+    },
+    "what a rolled back Redis forgot cannot land any more": {
+        "claim": [("tonumber(accepted), forgotten)", "tonumber(accepted), 0)")]
+    },
+    "a call that is given up cannot land any more": {"begin": [("now + tonumber(ARGV[4])", "now")]},
+    "a retry of the head forgets that the call before carried more": {
+        "common": [
+            (
+                "first, last = math.min(first, earlier_first), math.max(last, earlier_last)",
+                "local _ = {earlier_first, earlier_last}",
+            )
+        ]
+    },
+    "a call that ended somehow was answered": {"postpone": [("ARGV[6] == '0'", "true")]},
+    "an answer to a question is one to the call before it": {
+        "commit": [("intent and how == 'written'", "intent")]
+    },
+    "the questions before a call count after it": {
+        "common": [
+            (
+                "lands, asked or 0)",
+                "lands, asked or intent and select(4, parts_of(intent)) or 0)",
+            )
+        ]
+    },
+    "wait does not ask for the token": {
+        "wait": [("~= ARGV[2] then return 0", "== '' then return 0")]
+    },
+    "a session wakes before the call has landed": {
+        "wait": [("sleep_until(ARGV[1], lands)", "sleep_until(ARGV[1], lands - 1000)")]
+    },
+    "what an acknowledgement settles is not noted as written": {
+        "complete": [("redis.call('HSET', SESSION, 'written'", "redis.call('HSET', SESSION, 'w'")]
     },
     "begin does not ask for the token": {
         "begin": [("~= ARGV[2] then return 0", "== '' then return 0")]

@@ -59,7 +59,7 @@ def test_a_batch_that_times_out_at_the_ceiling_comes_again_at_half_its_size(
     deploy: Callable[..., Deployment], honcho: HonchoServer
 ) -> None:
     # Given a batch of eight turns that takes too long as a whole
-    deployment = deploy(timeout_ceiling=1.5)
+    deployment = deploy(timeout_ceiling=1.5, landing_seconds=1)
     (session,) = deployment.sessions(1)
     deployment.send([session], 8)
     honcho.control(stall=3600)
