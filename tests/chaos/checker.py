@@ -55,8 +55,11 @@ class Verdict:
         undead: turns that are dead letters and stored whole.
         overfull: sessions whose queue or backlog was beyond its bound.
         fallen: processes that ended by themselves.
+        left: sessions that still had messages in Redis when everything was over.
+        unsound: what an operator's check of the deployment found.
         stalls: of every session, the longest.
         too_long: every stall that was.
+        concerned: sessions in which anything is wrong.
     """
 
     accepted: int = 0
@@ -71,8 +74,11 @@ class Verdict:
     undead: list[str] = field(default_factory=list)
     overfull: list[str] = field(default_factory=list)
     fallen: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    unsound: list[str] = field(default_factory=list)
     stalls: list[Stall] = field(default_factory=list)
     too_long: list[Stall] = field(default_factory=list)
+    concerned: set[str] = field(default_factory=set)
 
     @property
     def longest(self) -> float:
@@ -90,6 +96,8 @@ class Verdict:
             "given up, but stored": self.undead,
             "beyond its bound": self.overfull,
             "ended by itself": self.fallen,
+            "still queued": self.left,
+            "unsound": self.unsound,
             "stalled too long": [
                 f"{s.session} ({s.seconds:.1f} s, {s.ended - s.due:.1f} s too late)"
                 for s in self.too_long
@@ -110,13 +118,14 @@ class Verdict:
 
 def check(history: History, limits: Limits) -> Verdict:
     """Hold a history against the promises."""
-    verdict = Verdict(fallen=list(history.fallen))
+    verdict = Verdict(fallen=history.fallen, left=history.left, unsound=history.unsound)
     offers = {offer.turn: offer for offer in history.offers}
     landings: dict[str, dict[int, list[Landing]]] = defaultdict(lambda: defaultdict(list))
     for landing in history.landings:
         offer = offers.get(landing.turn)
         if offer is None or offer.session != landing.session or landing.part >= offer.parts:
             verdict.unknown.append(f"{landing.turn}#{landing.part}")
+            verdict.concerned.add(landing.session)
         landings[landing.turn][landing.part].append(landing)
     _count(verdict, history, limits, landings)
     _find_twice(verdict, limits, landings)
@@ -136,6 +145,7 @@ def check(history: History, limits: Limits) -> Verdict:
         if stalls:
             verdict.stalls.append(max(stalls, key=lambda stall: stall.seconds))
         verdict.too_long += [stall for stall in stalls if stall.is_too_long]
+    verdict.concerned.update(verdict.left, (stall.session for stall in verdict.too_long))
     return verdict
 
 
@@ -146,10 +156,12 @@ def _count(verdict: Verdict, history: History, limits: Limits, landings: Landing
     for letter in dead.values():
         if letter.reason not in limits.reasons:
             verdict.surprises.append(f"{letter.turn} ({letter.reason})")
+            verdict.concerned.add(letter.session)
     for offer in history.offers:
         whole = len(landings.get(offer.turn, ())) >= offer.parts
         if whole and offer.turn in dead:
             verdict.undead.append(offer.turn)
+            verdict.concerned.add(offer.session)
         if offer.accepted is None:
             continue
         verdict.accepted += 1
@@ -157,6 +169,7 @@ def _count(verdict: Verdict, history: History, limits: Limits, landings: Landing
             verdict.written += 1
         elif offer.turn not in dead:
             verdict.lost.append(offer.turn)
+            verdict.concerned.add(offer.session)
 
 
 def _find_twice(verdict: Verdict, limits: Limits, landings: Landings) -> None:
@@ -168,22 +181,23 @@ def _find_twice(verdict: Verdict, limits: Limits, landings: Landings) -> None:
             )
             if len(stored) - late > 1:
                 verdict.twice.append(f"{turn}#{part}")
+                verdict.concerned.add(stored[0].session)
             elif len(stored) > 1:
                 verdict.explained += 1
 
 
 def _find_out_of_order(verdict: Verdict, history: History, landings: Landings) -> None:
     """A gateway's messages to a session are first stored in the order in which it gave them."""
-    newest: dict[tuple[str, str], tuple[float, int, str]] = {}
+    newest: dict[tuple[str, str], tuple[tuple[float, int], str]] = {}
     for offer in history.offers:  # in the order of the gateway that made them
         for part, stored in sorted(landings.get(offer.turn, {}).items()):
-            first = min(stored, key=lambda landing: landing.at)
-            place = (first.at, part if first.at else 0, f"{offer.turn}#{part}")
+            first = min((landing.at, landing.place) for landing in stored)
             before = newest.get((offer.gateway, offer.session))
-            if before is not None and first.at < before[0]:
-                verdict.out_of_order.append(f"{place[2]} before {before[2]}")
+            if before is not None and first < before[0]:
+                verdict.out_of_order.append(f"{offer.turn}#{part} before {before[1]}")
+                verdict.concerned.add(offer.session)
             else:
-                newest[offer.gateway, offer.session] = place
+                newest[offer.gateway, offer.session] = (first, f"{offer.turn}#{part}")
 
 
 def _settled(history: History, landings: Landings) -> Iterator[tuple[str, float]]:

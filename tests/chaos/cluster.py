@@ -291,11 +291,13 @@ class Cluster:
             started = max(
                 (at for at in begun.get(entry["port"], ()) if at <= arrived), default=arrived
             )
-            for message in entry["body"].get("messages") or entry["body"]["conclusions"]:
+            messages = entry["body"].get("messages") or entry["body"]["conclusions"]
+            for place, message in enumerate(messages):
                 mark = _MARK.match(message["content"])
                 turn, part = mark.groups() if mark else ("?", "0")
                 session = entry["params"].get("session") or message["session_id"]
-                found.append(Landing(session, turn, int(part), started, entry["landed"]))
+                landed = entry["landed"]
+                found.append(Landing(session, turn, int(part), started, landed, place))
         return found
 
     def calls(self) -> list[Call]:
@@ -326,6 +328,33 @@ class Cluster:
     def fallen(self) -> list[str]:
         """Processes that have ended by themselves."""
         return [name for name, process in self.processes.items() if not process.is_running]
+
+    def left(self) -> list[str]:
+        """Sessions that have messages in Redis."""
+        with self.redis.client() as client:
+            pipe = client.pipeline(transaction=False)
+            for session in self.shape.sessions:
+                for part in ("inflight", "waiting", "backlog"):
+                    pipe.llen(f"{_key(session)}:{part}")
+            lengths = pipe.execute()
+        return [
+            session
+            for index, session in enumerate(self.shape.sessions)
+            if any(lengths[3 * index : 3 * index + 3])
+        ]
+
+    def unsound(self) -> list[str]:
+        """What ``hermes-tasks check`` has to say, a line for each finding."""
+        done = subprocess.run(
+            [sys.executable, "-c", "from hermes_tasks.cli import main; main()", "check", "--json"],
+            env=clean_environment()
+            | {"HERMES_TASKS_BROKER_URL": self.redis.url, "HERMES_TASKS_PREFIX": PREFIX},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return [] if done.returncode == 0 else [f"{done.stdout}{done.stderr}"]
 
     def depths(self) -> list[Depth]:
         """How full the queues were at most."""
@@ -411,7 +440,7 @@ class _Watch:
 
     def __init__(self, server: EmbeddedValkey, sessions: list[str]) -> None:
         self._server = server
-        self._keys = [f"{{{PREFIX}}}:session:default:{WORKSPACE}:{name}" for name in sessions]
+        self._keys = [_key(name) for name in sessions]
         self._most = {name: [0, 0] for name in sessions}
         self._sizes: list[tuple[float, Path, int]] = []
         self._over = threading.Event()
@@ -450,6 +479,11 @@ class _Watch:
                 continue  # it is being hurt
             for index, most in enumerate(self._most.values()):
                 most[:] = map(max, most, lengths[2 * index : 2 * index + 2])
+
+
+def _key(session: str) -> str:
+    """The Redis key that a session's other keys begin with."""
+    return f"{{{PREFIX}}}:session:default:{WORKSPACE}:{session}"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ class Landing:
         part: its place in the turn, by its text.
         started: when its call was begun, as seen at the worker's end of the network.
         at: when it was stored.
+        place: its place among those that were stored at the same time, in one call.
     """
 
     session: str
@@ -46,6 +47,7 @@ class Landing:
     part: int
     started: float
     at: float
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ class History:
     Attributes:
         ended: when it was looked at for the last time.
         fallen: processes that had ended by then, and should not have.
+        left: sessions that still had messages in Redis.
+        unsound: what ``hermes-tasks check`` found in the end, a line each.
     """
 
     offers: list[Offer] = field(default_factory=list)
@@ -135,6 +139,8 @@ class History:
     depths: list[Depth] = field(default_factory=list)
     ended: float = 0.0
     fallen: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    unsound: list[str] = field(default_factory=list)
 
     def of_session(self, session: str, since: float = 0.0) -> list[str]:
         """Everything about one session, a line each, by time counted from ``since``."""

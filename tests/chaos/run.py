@@ -17,16 +17,22 @@ from tests.chaos.plan import Action, describe, make_plan
 DRAIN_SECONDS = 40.0
 """How long a run waits for turns that are not settled, when the last fault is over."""
 
+STORIES = 3
+"""Sessions whose story a failing run tells; the others' are in its directory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A run that is over.
 
     Attributes:
+        start: when the plan began, in seconds of :func:`time.monotonic`.
         directory: of its logs.
+        drained: seconds until nothing was left to be done, or the run gave up.
     """
 
     seed: int
+    start: float
     plan: Sequence[Action]
     history: History
     verdict: Verdict
@@ -42,11 +48,13 @@ class Outcome:
         )
         if not problems:
             return said
-        return "\n".join(
-            [said, *(f"  FAILED  {line}" for line in problems), "  what was done, in seconds:"]
-            + [f"  {line}" for line in describe(self.plan).splitlines()]
-            + [f"  logs and history: {self.directory}"]
-        )
+        lines = [said, *(f"  FAILED  {line}" for line in problems)]
+        lines += ["  what was to be done, in seconds:"]
+        lines += [f"  {line}" for line in describe(self.plan).splitlines()]
+        for session in sorted(self.verdict.concerned)[:STORIES]:
+            lines += [f"  session {session}, in seconds:"]
+            lines += [f"  {line}" for line in self.history.of_session(session, self.start)]
+        return "\n".join([*lines, f"  logs and the whole history: {self.directory}"])
 
 
 def run(
@@ -91,10 +99,12 @@ def run(
             depths=cluster.depths(),
             ended=time.monotonic(),
             fallen=cluster.fallen(),
+            left=cluster.left(),
+            unsound=cluster.unsound(),
         )
     verdict = check(history, shape.limits)
     _keep(history, start, directory)
-    return Outcome(seed, plan, history, verdict, directory, history.ended - healed)
+    return Outcome(seed, start, plan, history, verdict, directory, history.ended - healed)
 
 
 def _drain(cluster: Cluster, deadline: float) -> None:
@@ -109,7 +119,7 @@ def _drain(cluster: Cluster, deadline: float) -> None:
             and offer.turn not in dead
             and any((offer.turn, part) not in stored for part in range(offer.parts))
         ]
-        if not waiting and not cluster.honcho.stats()["in_flight"]:
+        if not (waiting or cluster.left() or cluster.honcho.stats()["in_flight"]):
             return
         time.sleep(0.3)
 

@@ -109,6 +109,9 @@ def test_parts_of_a_turn_have_an_order_too() -> None:
     history = good()
     history.landings[1] = replace(history.landings[1], at=2.05)
     assert broken(history) == ["out of order"]
+    history = good()
+    history.landings[0] = replace(history.landings[0], place=1)  # in one call
+    assert broken(history) == ["out of order"]
 
 
 def test_a_turn_that_was_offered_only_may_be_there_or_not_but_not_out_of_order() -> None:
