@@ -86,7 +86,7 @@ WEIGHTS = {
     Kind.DELAY: 3,
     Kind.HOLE: 4,
     Kind.FLUSH: 1,
-    Kind.POWER: 1,
+    Kind.POWER: 2,
     Kind.STALL: 3,
     Kind.LATE: 2,
     Kind.AFTER: 3,
