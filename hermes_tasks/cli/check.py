@@ -26,7 +26,7 @@ def check(repair: bool, as_json: bool) -> None:
     """Look at every session and gate of a running deployment for what must not be.
 
     Nothing is stopped and nothing is changed, and no text is read. What is found is looked at again
-    after four seconds, so that what only moves on is not reported. With --repair, messages keep
+    after seven seconds, so that what only moves on is not reported. With --repair, messages keep
     their order and none is lost; all of a repaired session are asked about before they are written
     again, and a session that a worker has is left alone.
 

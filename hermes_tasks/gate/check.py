@@ -21,8 +21,9 @@ from hermes_tasks.transport.keeper import GRACE
 from hermes_tasks.transport.scripts import script_of
 from hermes_tasks.transport.sessions import SessionStore
 
-#: Seconds between two looks: a session that a worker has popped and lost is back by then.
-SETTLE = GRACE + 1.0
+#: Seconds between two looks. A session that a worker has popped and lost is back by then: it must be
+#: below a mark that is older than the grace, and the mark is moved once in a grace.
+SETTLE = 2 * GRACE + 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ local function put(entry, message)
       >= bound + backlog_bound then
     return {'full', 0, 0}
   end
-  local lands = tonumber(letter.lands)
+  local lands = tonumber(letter.lands or '0')
   local wait = math.max(0, lands - now)
   -- The worker's own calls would end the doubt about this one.
   if wait > 0 and state == 'leased' then return {'doubt', 0, wait} end
@@ -92,7 +92,8 @@ local function put(entry, message)
     number = redis.call('HINCRBY', SESSION, 'accepted', 1)
   end
   redis.call('SADD', IDS, letter.id)
-  insert(number, table.concat({ms(number), letter.id, letter.size, letter.kind, ms(now),
+  -- A letter that an older version has buried does not say its size and kind: it goes alone.
+  insert(number, table.concat({ms(number), letter.id, letter.size or '1', letter.kind or '-', ms(now),
     message ~= '' and message or letter.message}, ' '))
   balance()
   intent = record_intent(intent, number, number, lands)

@@ -312,6 +312,12 @@ def test_the_least_rights_are_those_of_our_scripts_and_more() -> None:
     assert used <= set(commands())
 
 
+def test_the_least_rights_are_in_the_documentation() -> None:
+    text = Path(__file__).parents[2].joinpath("docs", "operations.md").read_text(encoding="utf-8")
+    statement = text.partition("ACL SETUSER hermes on >password\n")[2].partition("```")[0]
+    assert set(statement.split()) == set(acl("hermes").split())
+
+
 @pytest.mark.parametrize("server_type", [RedisServer], indirect=True)
 def test_a_user_with_least_rights_is_refused_nothing_it_needs_and_everything_else(
     with_least_rights: Broker, worker: StartWorker, honcho: HonchoServer, prefix: str

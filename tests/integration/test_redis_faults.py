@@ -10,11 +10,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from hermes_tasks import TurnSync
+from hermes_tasks import StillSyncing, TurnSync
 from hermes_tasks.testing.audit import Audit, audit
 from hermes_tasks.testing.deployment import Deployment
 from hermes_tasks.testing.honcho import HonchoServer
@@ -28,8 +29,10 @@ pytestmark = [
 
 SESSIONS = 6
 LEASE = 2.0
-#: How long clients wait for Redis, in seconds; the defaults are ten times as long.
-PATIENCE = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+#: How long clients wait for Redis, in seconds; the defaults are ten and more times as long.
+PATIENCE = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+#: A call to Honcho is over soon, and what a worker leaves behind is soon taken up.
+SHORT: dict[str, Any] = {"lease_seconds": LEASE, "timeout_ceiling": 1, "landing_seconds": 0.5}
 #: Seconds until all is written once Redis is well, on a busy machine.
 DONE = 40.0
 
@@ -62,13 +65,7 @@ def deployment(redis_server: Server, honcho: HonchoServer, tmp_path: Path) -> It
     logs = tmp_path / "logs"
     logs.mkdir()
     with Deployment(
-        redis_server,
-        honcho,
-        logs=logs,
-        lease_seconds=LEASE,
-        timeout_ceiling=1,
-        landing_seconds=0.5,
-        broker_options=PATIENCE,
+        redis_server, honcho, logs=logs, broker_options=PATIENCE, **SHORT
     ) as deployment:
         options = {"HERMES_TASKS_BROKER_OPTIONS": json.dumps(PATIENCE)}
         deployment.start(2, "-P", "threads", "-c", "2", **options)
@@ -176,6 +173,29 @@ def test_a_redis_that_loses_its_last_second_loses_no_turn(
     print(found, "slowest sync_turn", max(gateway.slowest for gateway in gateways))
 
 
+def test_flush_does_not_take_what_redis_has_forgotten_for_written(
+    redis_server: Server, honcho: HonchoServer, tmp_path: Path
+) -> None:
+    # Given a Redis that has accepted turns, and has lost them since with its last second,
+    with (
+        Deployment(redis_server, honcho, **SHORT) as deployment,
+        TurnSync(settings=deployment.settings, workspace="w", outbox_dir=tmp_path / "o") as sync,
+    ):
+        kept = redis_server.written
+        for number in range(3):
+            sync.sync_turn(session="s", messages=[{"peer": "igor", "content": str(number)}])
+        wait_until(lambda: not sync.pending, 10.0, "the turns to be accepted")
+        redis_server.lose_power(kept)
+        redis_server.start()
+        # I expect flush to wait until they are there again, and written
+        with pytest.raises(StillSyncing) as caught:
+            sync.flush(session="s", timeout=1.5)
+        assert caught.value.waiting == 3
+        deployment.start(1, "-P", "threads", "-c", "1")
+        assert sync.flush(session="s", timeout=DONE)
+        assert [entry["content"] for entry in honcho.log("s")] == ["0", "1", "2"]
+
+
 def test_a_redis_that_does_not_answer_for_longer_than_anybody_waits(
     gateways: list[Gateway], deployment: Deployment, honcho: HonchoServer, redis_server: Server
 ) -> None:
@@ -205,6 +225,9 @@ def test_a_redis_that_reads_its_file_for_a_while(
         filling.execute()
     client.bgrewriteaof()
     wait_for_accepted(deployment, 100)
+    wait_until(
+        lambda: not client.info("persistence")["aof_rewrite_in_progress"], 10.0, "its new file"
+    )
     redis_server.kill()
     # Slowly, and with a look at its clients now and then.
     redis_server.configure("key-load-delay", 500)
