@@ -64,6 +64,7 @@ class Link:
         self.deadline: float | None = None
         self.server: str | None = None
         self.answered_at = 0.0
+        self._latest: str | None = None
         self._connect_seconds = connect
         self._answer_seconds = answer
         self._app = app
@@ -93,8 +94,8 @@ class Link:
         try:
             self._connection.ensure_connection(max_retries=0)
             channel = self._connection.default_channel
-            channel.sessions.note_server()
-            self._channel, self.answered_at = channel, begun
+            channel.sessions.note_server(self._latest)
+            self._channel, self._latest, self.answered_at = channel, self.server, begun
         except FAILURES as error:
             self._connection.maybe_switch_next()
             raise self.broken(error) from error

@@ -73,18 +73,18 @@ local function put(entry, message)
   local found = redis.call('XREVRANGE', DEAD, entry, entry)[1]
   local letter = {}
   for i = 1, found and #found[2] or 0, 2 do letter[found[2][i]] = found[2][i + 1] end
-  if letter.session ~= name then return {'gone', 0, 0} end
+  if letter.session ~= name or not letter.id or not letter.message then return {'gone', 0, 0} end
   if redis.call('SISMEMBER', IDS, letter.id) == 1 then return {'duplicate', 0, 0} end
   if redis.call('LLEN', INFLIGHT) + redis.call('LLEN', BACKLOG) + redis.call('LLEN', WAITING)
       >= bound + backlog_bound then
     return {'full', 0, 0}
   end
-  local lands = tonumber(letter.lands or '0')
+  local lands = tonumber(letter.lands or '0') or 0
   local wait = math.max(0, lands - now)
   -- The worker's own calls would end the doubt about this one.
   if wait > 0 and state == 'leased' then return {'doubt', 0, wait} end
 
-  local number, answer = tonumber(letter.number), 'front'
+  local number, answer = tonumber(letter.number or '') or 0, 'front'
   if number > reached and is_of_these(entry) then
     redis.call('HINCRBY', SESSION, 'settled', -1)   -- refused if memory is full
   else

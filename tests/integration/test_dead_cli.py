@@ -100,7 +100,7 @@ def test_a_turn_that_honcho_refused_is_found_shown_and_written_after_all(
         assert SECRET not in listed.stdout + shown.stdout
         assert SECRET in run("dead", "show", turn_id, "--content").stdout
         assert SECRET in json.dumps(run.json("dead", "show", turn_id, "--content"))
-        assert "1 dead letters: sound" in run("check").stdout
+        assert "dead letters: 1." in run("check").stdout
 
         send(sync, "later")
         retried = run("dead", "retry", turn_id)
@@ -201,11 +201,11 @@ def test_without_redis_it_is_one_line(server_type: type[Server], command: tuple[
 
 
 def test_a_sound_deployment_is_said_to_be_sound(run: Commands, store: SessionStore) -> None:
-    assert "0 sessions, 0 turns queued, 0 gates, 0 dead letters: sound" in run("check").stdout
+    assert "Sound. Sessions: 0, turns queued: 0, gates: 0, dead letters: 0." in run("check").stdout
     store.push(S, "text", id="1")
     result = run("check")
     assert result.exit_code == 0
-    assert "1 sessions (1 ready), 1 turns queued" in result.stdout
+    assert "Sessions: 1 (1 ready), turns queued: 1," in result.stdout
     assert run.json("check") == {
         "sessions": {"ready": 1},
         "queued": 1,
@@ -228,11 +228,11 @@ def test_what_is_wrong_is_listed_and_repaired_only_when_told(
     assert found.exit_code == 1
     assert S in found.stdout
     assert "is ready, but not on the run queue" in found.stdout
-    assert "2 faults" in found.stdout
+    assert "Faults: 2. " in found.stdout
     assert store.client.llen(store.names.run) == 0
     repaired = run("check", "--repair")
     assert repaired.exit_code == 0
-    assert f"{S}: repaired, now ready with 1 turns" in repaired.stdout
-    assert "repaired" in repaired.stdout.splitlines()[-1]
+    assert f"{S}: repaired, now ready, turns queued: 1" in repaired.stdout
+    assert repaired.stdout.splitlines()[-1].startswith("Repaired. ")
     assert store.client.llen(store.names.run) == 1
     assert SECRET not in found.stdout + repaired.stdout

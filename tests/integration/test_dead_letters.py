@@ -311,6 +311,16 @@ def test_letters_are_found_by_session_reason_and_id_newest_first(
     assert letters.named("3") == letters.named("1-1") == []
 
 
+def test_what_somebody_else_put_there_is_listed_and_never_queued(
+    store: SessionStore, letters: DeadLetters
+) -> None:
+    store.client.xadd(store.names.dead, {"session": S, "number": "x", "attempts": "-"})
+    (letter,) = letters.newest()
+    assert (letter.session, letter.id, letter.number) == (S, "", 0)
+    assert [done.answer for done in letters.retry([letter])] == ["gone"]
+    assert letters.discard([letter]) == 1
+
+
 @only_valkey
 def test_many_letters_are_found_and_counted_when_the_cap_drops_them(
     store: SessionStore, letters: DeadLetters

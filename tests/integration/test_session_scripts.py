@@ -977,6 +977,14 @@ def test_after_a_new_redis_process_answers_everything_accepted_before_is_suspect
     assert not claim(store).again
 
 
+def test_a_redis_process_that_has_forgotten_everything_is_another_for_whom_it_answered_before(
+    store: SessionStore,
+) -> None:
+    assert store.note_server() == 0
+    assert store.note_server("another") == store.note_server("another") == 1
+    assert store.note_server() == 1
+
+
 def test_the_first_redis_process_ever_noted_makes_nothing_suspect(store: SessionStore) -> None:
     push(store, "1")
     assert store.note_server() == 0
