@@ -46,7 +46,8 @@ class Verdict:
         accepted: turns that a gateway accepted.
         written: of them, those that are stored whole.
         lost: of them, those that are neither stored nor dead letters.
-        explained: messages stored more than once because a call landed later than promised.
+        explained: messages stored more than once, or though they were given up meanwhile, because a
+            call landed later than promised.
         twice: messages stored more than once without that.
         out_of_order: messages stored behind one that its gateway accepted later.
         unknown: messages that nobody offered.
@@ -120,9 +121,13 @@ def check(history: History, limits: Limits) -> Verdict:
     """Hold a history against the promises."""
     verdict = Verdict(fallen=history.fallen, left=history.left, unsound=history.unsound)
     offers = {offer.turn: offer for offer in history.offers}
-    landings: dict[str, dict[int, list[Landing]]] = defaultdict(lambda: defaultdict(list))
+    landings: Landings = defaultdict(lambda: defaultdict(list))
+    dead = {letter.turn for letter in history.letters}
     for landing in history.landings:
         offer = offers.get(landing.turn)
+        if landing.turn in dead and _is_late(landing, limits):
+            verdict.explained += 1
+            continue
         if offer is None or offer.session != landing.session or landing.part >= offer.parts:
             verdict.unknown.append(f"{landing.turn}#{landing.part}")
             verdict.concerned.add(landing.session)
@@ -172,13 +177,16 @@ def _count(verdict: Verdict, history: History, limits: Limits, landings: Landing
             verdict.concerned.add(offer.session)
 
 
+def _is_late(landing: Landing, limits: Limits) -> bool:
+    """Whether a call landed later than the product promises to wait."""
+    return landing.at - landing.started > limits.ceiling + limits.landing
+
+
 def _find_twice(verdict: Verdict, limits: Limits, landings: Landings) -> None:
     """A message may be stored once, and once more for each call that landed too late."""
     for turn, parts in landings.items():
         for part, stored in parts.items():
-            late = sum(
-                landing.at - landing.started > limits.ceiling + limits.landing for landing in stored
-            )
+            late = sum(_is_late(landing, limits) for landing in stored)
             if len(stored) - late > 1:
                 verdict.twice.append(f"{turn}#{part}")
                 verdict.concerned.add(stored[0].session)

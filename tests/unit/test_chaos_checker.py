@@ -152,6 +152,16 @@ def test_a_poisoned_turn_is_neither_lost_nor_a_surprise() -> None:
     assert (verdict.problems(), verdict.written, verdict.dead) == ([], 1, {"poison": 1})
 
 
+def test_a_call_that_lands_too_late_explains_a_dead_letter_that_is_stored() -> None:
+    history = good()
+    history.letters.append(Letter("s", "t1", "poison", 2.5))
+    history.landings[:2] = [Landing("s", "t1", part, 1.5, 6.6) for part in range(2)]
+    verdict = check(history, LIMITS)
+    assert (verdict.problems(), verdict.explained) == ([], 2)
+    history.landings[:2] = [Landing("s", "t1", part, 1.7, 6.6) for part in range(2)]
+    assert broken(history) == ["out of order", "given up, but stored"]
+
+
 def stalled(
     until: float, *, faults: list[Fault] | None = None, call: Call | None = None
 ) -> Verdict:
