@@ -130,6 +130,7 @@ class DeadLetters:
         A message that has expired is retried without its expiry, or it would only expire again.
         """
         names, options = self.store.names, self.store.options
+        bounds = (options.waiting_limit, options.backlog_limit, options.landing_ms)
         ordered = sorted(letters, key=lambda letter: (letter.session, letter.number))
         for session, its in groupby(ordered, key=lambda letter: letter.session):
             while page := list(islice(its, PAGE)):
@@ -137,7 +138,7 @@ class DeadLetters:
                 answers = session_script("retry")(
                     self.store.client,
                     names.session(session),
-                    (session, options.waiting_limit, options.backlog_limit, *pairs),
+                    (session, *bounds, *pairs),
                 )
                 for letter, (answer, number, wait) in zip(page, answers, strict=True):
                     yield Retried(letter, answer.decode(), number, wait / 1000)

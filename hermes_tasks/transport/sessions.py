@@ -330,7 +330,7 @@ class SessionStore:
         )
 
     def begin(self, session: str, token: str, first: int, last: int) -> bool:
-        """Record that a call writing messages ``first``…``last`` starts now.
+        """Record that a call writing messages ``first``…``last`` (0, 0: nothing) starts now.
 
         ``False`` when the token no longer holds the lease: nothing may be sent then.
         """

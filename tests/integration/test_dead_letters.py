@@ -254,7 +254,9 @@ def test_after_another_redis_process_answers_everything_later_may_be_written(
     store.note_server()
     store.client.hset(store.names.meta, "run_id", "another")
     store.note_server()
-    assert retry(letters, "1") == [("1", "end")]
+    (done,) = letters.retry(letters.newest())
+    # It may have been retried in the second that is forgotten, and that call be on its way.
+    assert (done.answer, done.wait > 25) == ("end", True)
 
 
 @pytest.mark.parametrize("message", ["", "\n", "a\nb", "1 2 3 4 5 6", "ü🦀", "\0"], ids=ascii)

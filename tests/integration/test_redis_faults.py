@@ -21,6 +21,7 @@ from hermes_tasks.testing.deployment import Deployment
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
+from tests.integration.test_gateway import start_gateway
 
 pytestmark = [
     pytest.mark.chaos,
@@ -194,6 +195,25 @@ def test_flush_does_not_take_what_redis_has_forgotten_for_written(
         deployment.start(1, "-P", "threads", "-c", "1")
         assert sync.flush(session="s", timeout=DONE)
         assert [entry["content"] for entry in honcho.log("s")] == ["0", "1", "2"]
+
+
+def test_a_gateway_that_dies_with_its_redis_leaves_what_that_has_forgotten(
+    redis_server: Server, honcho: HonchoServer, tmp_path: Path
+) -> None:
+    with Deployment(redis_server, honcho, **SHORT) as deployment:
+        # Given a gateway that is killed when Redis has accepted its turns,
+        kept = redis_server.written
+        with start_gateway(deployment.settings, tmp_path, 0, 5, session="s") as process:
+            wait_until(lambda: accepted(deployment) == 5, 20.0, "the turns to be accepted")
+            process.kill()
+        # and a Redis that has lost them since,
+        redis_server.lose_power(kept)
+        redis_server.start()
+        # I expect the next gateway to find them all, and to send them
+        deployment.start(1, "-P", "threads", "-c", "1")
+        with TurnSync(settings=deployment.settings, workspace="w", outbox_dir=tmp_path) as sync:
+            assert sync.flush(session="s", timeout=DONE)
+        assert [entry["content"] for entry in honcho.log("s")] == ["0", "1", "2", "3", "4"]
 
 
 def test_a_redis_that_does_not_answer_for_longer_than_anybody_waits(
