@@ -10,8 +10,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-WIDER_SECONDS = 0.05
+LOOK_SECONDS = 0.05
 """How long a gateway takes between looking at a queue and adding to it: a window for a race."""
+
+CALL_SECONDS = 0.15
+"""How long a worker that has a session takes until it asks whether it may call: another one."""
 
 
 def turn(switch: str) -> None:
@@ -25,7 +28,11 @@ def no_fencing() -> None:
     from hermes_tasks.errors import LeaseLost
     from hermes_tasks.transport import SessionLease
 
-    ask = guard.GatedLease._admit
+    begin, ask = guard.GatedLease.call, guard.GatedLease._admit
+
+    def call(self: Any, *arguments: Any, **more: Any) -> Any:
+        time.sleep(CALL_SECONDS)
+        return begin(self, *arguments, **more)
 
     def admit(self: Any, *arguments: Any) -> Any:
         try:
@@ -33,6 +40,7 @@ def no_fencing() -> None:
         except LeaseLost:
             return None  # as if the gate had not answered
 
+    _replace(guard.GatedLease, "call", call)
     _replace(guard.GatedLease, "_admit", admit)
     _replace(SessionLease, "check", lambda _: None)
 
@@ -56,7 +64,7 @@ def no_atomic_bound() -> None:
         for each in pushes:
             _, _, waiting, backlog, *_ = store.names.session(each.session)
             is_full = store.client.llen(waiting) >= store.options.waiting_limit
-            time.sleep(WIDER_SECONDS)
+            time.sleep(LOOK_SECONDS)
             if is_full:
                 store.client.rpush(backlog, store.client.lpop(waiting))
             answers += push_all(unbounded, [each])
