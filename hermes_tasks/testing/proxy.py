@@ -27,6 +27,7 @@ from typing import Any, Self, TypeVar
 HOST = "127.0.0.1"
 _RESET = struct.pack("ii", 1, 0)
 _PIECE = 65_536
+_CLOSE_SECONDS = 0.05
 
 T = TypeVar("T")
 
@@ -57,9 +58,15 @@ class _Connection:
     request: Request | None = None
 
     def reset(self) -> None:
-        for writer in (self.client, self.server):
-            if writer is not None:
-                _reset(writer)
+        for writer in self._ends():
+            _reset(writer)
+
+    def close(self) -> None:
+        for writer in self._ends():
+            writer.close()
+
+    def _ends(self) -> list[asyncio.StreamWriter]:
+        return [self.client] if self.server is None else [self.client, self.server]
 
 
 class Link:
@@ -140,9 +147,7 @@ class Link:
             connection.reset()
         finally:
             self._connections.discard(connection)
-            for end in (connection.client, connection.server):
-                if end is not None:
-                    end.close()
+            connection.close()
 
     async def _pump(
         self,
@@ -222,6 +227,8 @@ async def _let_end() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    # A transport that is closed lets go of its socket in a later step.
+    await asyncio.sleep(_CLOSE_SECONDS)
 
 
 def _first_line(data: bytes) -> str:
