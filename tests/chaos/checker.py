@@ -250,14 +250,19 @@ def _stall(
     """How long a session waited, and how long it might have.
 
     It goes on within lease + 5 s after it had reason to, or after a fault was over; within ceiling
-    + landing + 5 s where a call was open that may still have landed. A backend's outage counts
-    as over when its breaker must have looked: after as long again, and the time to its first look.
+    + landing + 5 s where a call was open that may still have landed. After another Redis process
+    answers, nobody knows whether one was: it may have forgotten its last second. A backend's outage
+    counts as over when its breaker must have looked: after as long again, and the time to its first
+    look.
     """
     over = max((fault.over for fault in faults if fault.over <= ended), default=0.0)
     calm = max(begun, over)
     allowed = limits.lease + MARGIN
-    if any(_open(call, calm, landed, limits) for call in calls if call.started <= ended):
-        allowed = max(allowed, limits.ceiling + limits.landing + MARGIN)
+    waited_for = limits.ceiling + limits.landing
+    if any(_open(call, calm, landed, limits) for call in calls if call.started <= ended) or any(
+        fault.forgets and fault.over + waited_for > calm for fault in faults if fault.over <= ended
+    ):
+        allowed = max(allowed, waited_for + MARGIN)
     well = begun
     for fault in faults:
         if fault.begun <= ended:

@@ -81,12 +81,14 @@ class Fault:
         what: in one line.
         begun, over: when.
         backend: the service could not be reached, or failed: the breaker may have opened.
+        forgets: another Redis process answers since: nobody knows which calls were open.
     """
 
     what: str
     begun: float
     over: float
     backend: bool = False
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

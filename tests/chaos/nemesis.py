@@ -46,7 +46,7 @@ class Nemesis:
             else:
                 self._end(action)
                 over = time.monotonic()
-                self.faults.append(Fault(str(action), begun, over, action.backend))
+                self.faults.append(Fault(str(action), begun, over, action.backend, action.forgets))
 
     def heal(self) -> None:
         """Undo whatever there may be, and start what has ended."""

@@ -71,6 +71,11 @@ class Action:
         """Whether it keeps workers from the service, or the service from answering well."""
         return HONCHO in self.target and self.kind not in (Kind.DELAY,)
 
+    @property
+    def forgets(self) -> bool:
+        """Whether another Redis process answers afterwards."""
+        return self.target == REDIS and self.kind in (Kind.KILL, Kind.RESTART, Kind.POWER)
+
     def __str__(self) -> str:
         value = f" ({self.value:g}" + (f", {self.times} calls)" if self.times else ")")
         return f"{self.kind} {self.target}" + (value if self.value else "")

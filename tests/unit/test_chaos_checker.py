@@ -199,6 +199,12 @@ def test_an_open_call_is_waited_for() -> None:
     assert stalled(18.1, call=Call("s", 12.0, 503)).problems() != []
 
 
+def test_after_another_redis_process_answers_every_call_may_have_been_open() -> None:
+    forgotten = Fault("kill -9 redis", 11.0, 14.0, forgets=True)
+    assert stalled(23.9, faults=[forgotten]).problems() == []  # 14 + 2 + 3 + 5
+    assert stalled(24.1, faults=[forgotten]).problems() != []
+
+
 def test_after_an_outage_of_the_backend_the_breaker_looks_after_as_long_again() -> None:
     outage = Fault("kill -9 honcho", 11.0, 14.0, backend=True)
     assert stalled(25.9, faults=[outage]).problems() == []  # 14 + 3 + 1 + 8
