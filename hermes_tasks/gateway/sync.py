@@ -23,6 +23,7 @@ from hermes_tasks.gateway.publisher import Publisher
 from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.identity import honcho_id
+from hermes_tasks.scrub import scrub
 from hermes_tasks.turns import Conclusion, Memory, Turn
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,8 @@ class TurnSync:
     ) -> Receipt:
         """Accept a turn: check it, put it into the outbox, return. Never waits for the network.
 
+        Recalled memory is taken out of it (:mod:`hermes_tasks.scrub`).
+
         Args:
             session: key of the session, such as ``"telegram:42"``; made a valid id.
             messages: mappings with ``peer`` and ``content``, optionally ``created_at`` and
@@ -144,7 +147,7 @@ class TurnSync:
         turn = Turn.create(
             self.settings.honcho_workspace_id if workspace is None else workspace,
             session,
-            messages if metadata is None else _with_metadata(messages, metadata),
+            _scrubbed(messages if metadata is None else _with_metadata(messages, metadata)),
             turn_id=turn_id,
             backend=self.settings.backend,
             peers=peers,
@@ -184,7 +187,7 @@ class TurnSync:
                 session,
                 observer,
                 observed,
-                content,
+                scrub(content) if isinstance(content, str) else content,
                 turn_id=turn_id,
                 backend=self.settings.backend,
             )
@@ -318,6 +321,18 @@ def _with_metadata(messages: Any, metadata: Any) -> Any:
         {**message, "metadata": {**metadata, **own}}
         if isinstance(message, Mapping)
         and isinstance(own := message.get("metadata") or {}, Mapping)
+        else message
+        for message in messages
+    ]
+
+
+def _scrubbed(messages: Any) -> Any:
+    """The messages without recalled memory in their contents. What is no message is left as it is."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+        return messages
+    return [
+        {**message, "content": scrub(content)}
+        if isinstance(message, Mapping) and isinstance(content := message.get("content"), str)
         else message
         for message in messages
     ]
