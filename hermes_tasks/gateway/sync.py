@@ -327,7 +327,7 @@ def _with_metadata(messages: Any, metadata: Any) -> Any:
 
 
 def _scrubbed(messages: Any) -> Any:
-    """The messages without recalled memory in their contents. What is no message is left as it is."""
+    """The messages without recalled memory in them. What is no message is left as it is."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
         return messages
     return [
