@@ -55,7 +55,7 @@ def _show_status() -> None:
         for name, value in setup.describe(bundled.load()).items():
             print(f"  {name + ':':16}{value}")
         settings = Settings()
-        print(f"  {'unsent:':16}{_unsent(settings.outbox_dir)}")
+        print(f"  {'outbox files:':16}{_outboxes(settings.outbox_dir)}")
         for name, value in _queue(settings):
             print(f"  {name + ':':16}{value}")
     except HermesTasksError as error:
@@ -72,10 +72,9 @@ def _queue(settings: Settings) -> list[tuple[str, str]]:
     return lines
 
 
-def _unsent(directory: Path) -> str:
-    """How many outbox files there are: each is of a process that runs, or left turns behind."""
-    count = len(list(directory.glob("outbox-*.db"))) if directory.is_dir() else 0
-    return "nothing" if not count else f"{count} outbox file{'s' if count > 1 else ''}"
+def _outboxes(directory: Path) -> int:
+    """How many there are: each is of a process that runs, or of one that left turns behind."""
+    return sum(1 for _ in directory.glob("outbox-*.db"))
 
 
 def _bundled_commands() -> Any:

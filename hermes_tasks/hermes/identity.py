@@ -36,6 +36,7 @@ class HostConfig(Protocol):
     workspace_id: str
     api_key: str | None
     base_url: str | None
+    environment: str
     timeout: float | None
     peer_name: str | None
     ai_peer: str

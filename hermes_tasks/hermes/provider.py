@@ -62,7 +62,7 @@ RETRY_SECONDS = 5.0
 """What a tool is told to wait when it is not known better."""
 
 
-class HonchoTasksProvider(MemoryProvider):  # type: ignore[misc]
+class HonchoTasksProvider(MemoryProvider):
     """The host's Honcho memory, with turns that go through the queue."""
 
     def __init__(self) -> None:
@@ -77,6 +77,7 @@ class HonchoTasksProvider(MemoryProvider):  # type: ignore[misc]
         # Honcho sessions that were given something since they were last known to be written.
         self._unwritten: set[str] = set()
         self._why_silent = "this session has not begun"
+        self._ended = False
         self._bounded = Bounded("honcho-tasks-call")
 
     @property
@@ -107,6 +108,7 @@ class HonchoTasksProvider(MemoryProvider):  # type: ignore[misc]
         config = self._config = bundled.read_config(self.bundled)
         self._context = context
         self._why_silent = _why_silent(config, context)
+        self._ended = False
         if not self._why_silent and self._sync is None:
             self._sync = sending.begin()
         self._enter(session_id, Identity.of(config, session_id, context))
@@ -148,10 +150,11 @@ class HonchoTasksProvider(MemoryProvider):  # type: ignore[misc]
     def shutdown(self) -> None:
         """Send what is in the outbox, or leave it there for the next process."""
         if self._sync is not None:
-            self._sync = None
+            self._sync, self._ended = None, True
             self._why_silent = "this session has ended"
             sending.end(SHUTDOWN_SECONDS)
-        self._leave_bundled(lambda: self.bundled.shutdown(), BUNDLED_SHUTDOWN_SECONDS)
+        if self._bundled is not None:
+            self._leave_bundled(self._bundled.shutdown, BUNDLED_SHUTDOWN_SECONDS)
 
     def _enter(self, session_id: str, identity: Identity) -> None:
         self._identity = self._identities[session_id] = identity
@@ -180,7 +183,13 @@ class HonchoTasksProvider(MemoryProvider):  # type: ignore[misc]
         session_id: str = "",
         messages: list[dict[str, Any]] | None = None,
     ) -> None:
-        """Accept a turn. Never waits."""
+        """Accept a turn. Never waits.
+
+        Raises:
+            Closed: :meth:`shutdown` has begun.
+        """
+        if self._ended:
+            raise Closed("this session has ended: the turn is not remembered")
         sync, config = self._sync, self._config
         identity = self._identities.get(session_id, self._identity)
         if sync is None or config is None or identity is None:

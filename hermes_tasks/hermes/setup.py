@@ -42,9 +42,12 @@ def run(provider: Any, hermes_home: str, config: dict[str, Any]) -> None:
     sys.stdout.write(f"  Redis that carries the turns [{shown}]: ")
     sys.stdout.flush()
     answer = sys.stdin.readline().strip()
-    if answer:
-        Settings.load(broker_url=answer)
-        save_env_value(_BROKER, answer)
+    try:
+        if answer:
+            Settings.load(broker_url=answer)
+            save_env_value(_BROKER, answer)
+    except ConfigurationError as error:
+        print(f"  Not saved: {error}")
     # The wizard has saved the host's configuration, with itself as the provider.
     config = load_config()
     memory = config.get("memory")
@@ -66,7 +69,8 @@ def describe(provider: Any) -> dict[str, str]:
     return {
         "honcho": config.base_url or f"the {config.environment} environment",
         "workspace": identity.workspace,
-        "session here": identity.session,
+        # What a session would be called that begins here and now.
+        "session": "each its own" if config.session_strategy == "per-session" else identity.session,
         "user peer": identity.user,
         "assistant peer": identity.assistant,
         "broker": settings.safe_broker_url,
