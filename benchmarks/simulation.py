@@ -180,7 +180,7 @@ class Deployment:
         asks = session in self._doubt
         size = 0 if asks else self._size(session)
         self._serial += 1
-        call = f"{self._serial}"
+        call = f"{worker}#{self._serial}"
         tally.admissions += 1
         answer = rules.admit(
             self.now, str(session), call, size, followup=followup, jitter=self._random.random()

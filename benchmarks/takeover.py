@@ -23,6 +23,9 @@ def kill() -> float:
         env = {
             "HERMES_TASKS_BROKER_URL": server.url,
             "HERMES_TASKS_LEASE_SECONDS": str(LEASE),
+            # Over before the lease is: what is measured is the lease, not what may still land.
+            "HERMES_TASKS_TIMEOUT_CEILING": "3",
+            "HERMES_TASKS_LANDING_SECONDS": "0.5",
             "HONCHO_URL": honcho.url,
         }
         honcho.control(latency=2.0)

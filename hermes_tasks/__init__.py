@@ -29,6 +29,7 @@ from hermes_tasks.errors import (
     SourceError,
     StillSyncing,
     Unauthorised,
+    UnknownLetter,
     Unreachable,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "StillSyncing",
     "TurnSync",
     "Unauthorised",
+    "UnknownLetter",
     "Unreachable",
 ]
 

@@ -159,6 +159,16 @@ class Settings(BaseSettings):
         description="Directory of the SQLite files in which gateways keep the turns that Redis has "
         "not accepted yet.",
     )
+    outbox_rows: Annotated[int, Field(ge=100, le=100_000_000)] = Field(
+        default=100_000,
+        description="Turns that a gateway's outbox keeps while Redis is away; beyond it the oldest "
+        "is dropped and counted.",
+    )
+    outbox_sync: Literal["normal", "full"] = Field(
+        default="normal",
+        description="full: a turn is on the disk before sync_turn returns, and survives a power "
+        "failure of the gateway's host, for about 0.2 ms a turn.",
+    )
     data_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share") / "broker",
         description="Directory in which `hermes-tasks up` keeps the turns of its broker.",

@@ -176,7 +176,7 @@ class GatedLease:
             _bypassed[name] = bypassed + 1
             # If it did let the call through, or held the session, and only the answer was lost,
             # this is the same intent once more, or a lease that is over.
-            lease.begin(ids or None)
+            lease.begin(ids)
             return None
         if answer is None:
             raise LeaseLost(f"the lease on session {lease.session} is over; another worker has it")

@@ -129,13 +129,14 @@ def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartWork
 
     ``worker("-P", "threads", "-c", "4", env={"HONCHO_URL": …})`` runs ``celery -A hermes_tasks
     worker -P threads -c 4`` against ``settings`` (when the test uses it) and returns a
-    ``WorkerProcess`` that is ready. Node names are unique; the log is ``.log``.
+    ``WorkerProcess`` that is ready. Node names are unique; the log is ``.log``. What a call that
+    was given up may have written is written again soon, or every takeover would take 45 seconds.
     """
     started: list[WorkerProcess] = []
-    base: dict[str, str] = {}
+    base = {"HERMES_TASKS_TIMEOUT_CEILING": "4", "HERMES_TASKS_LANDING_SECONDS": "1"}
     if "settings" in request.fixturenames:
         settings: Settings = request.getfixturevalue("settings")
-        base = {
+        base |= {
             "HERMES_TASKS_BROKER_URL": settings.broker_url,
             "HERMES_TASKS_PREFIX": settings.prefix,
         }

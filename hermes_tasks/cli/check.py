@@ -26,7 +26,7 @@ def check(repair: bool, as_json: bool) -> None:
     """Look at every session and gate of a running deployment for what must not be.
 
     Nothing is stopped and nothing is changed, and no text is read. What is found is looked at again
-    after four seconds, so that what only moves on is not reported. With --repair, messages keep
+    after seven seconds, so that what only moves on is not reported. With --repair, messages keep
     their order and none is lost; all of a repaired session are asked about before they are written
     again, and a session that a worker has is left alone.
 
@@ -79,9 +79,9 @@ def _show(report: Report, repaired: dict[str, Repaired], left: tuple[Finding, ..
         console.print(table_of(left, "Still wrong"))
     states = ", ".join(f"{count} {state}" for state, count in sorted(report.states.items()))
     click.echo(
-        f"{sum(report.states.values())} sessions{f' ({states})' if states else ''}, "
-        f"{report.queued} turns queued, {report.gates} gates, {report.dead} dead letters: "
-        f"{_verdict(report, left)}"
+        f"{_verdict(report, left)}. Sessions: {sum(report.states.values())}"
+        f"{f' ({states})' if states else ''}, turns queued: {report.queued}, "
+        f"gates: {report.gates}, dead letters: {report.dead}."
     )
     if report.dead:
         click.echo("`hermes-tasks dead list` shows the dead letters.")
@@ -89,10 +89,8 @@ def _show(report: Report, repaired: dict[str, Repaired], left: tuple[Finding, ..
 
 def _verdict(report: Report, left: tuple[Finding, ...]) -> str:
     if not report.findings:
-        return "sound"
-    if not left:
-        return "repaired"
-    return f"{len(left)} {'fault' if len(left) == 1 else 'faults'}"
+        return "Sound"
+    return f"Faults: {len(left)}" if left else "Repaired"
 
 
 def _repairs(repaired: dict[str, Repaired]) -> Iterator[str]:
@@ -100,8 +98,8 @@ def _repairs(repaired: dict[str, Repaired]) -> Iterator[str]:
         if done.state == "leased":
             yield f"{session}: a worker has it, so it was left alone; try again later"
             continue
-        buried = f", {done.unreadable} unreadable entries are dead letters" * bool(done.unreadable)
-        yield f"{session}: repaired, now {done.state} with {done.queued} turns{buried}"
+        buried = f", unreadable and now dead letters: {done.unreadable}" if done.unreadable else ""
+        yield f"{session}: repaired, now {done.state}, turns queued: {done.queued}{buried}"
 
 
 def table_of(findings: tuple[Finding, ...], title: str = "Wrong") -> Table:

@@ -211,11 +211,13 @@ def _table(letters: Sequence[DeadLetter]) -> Table:
     from rich.text import Text
 
     table = Table(title="Dead letters", title_justify="left")
-    for column in ("id", "given up", "reason", "session", "turn"):
+    for column in ("id", "given up (UTC)"):
+        table.add_column(column, no_wrap=True)
+    for column in ("reason", "session", "turn"):
         table.add_column(column, overflow="fold")
     for letter in letters:
         reason = f"{letter.reason}: {letter.detail}" if letter.detail else letter.reason
-        when = letter.at.strftime("%Y-%m-%d %H:%M:%S UTC")
+        when = letter.at.strftime("%Y-%m-%d %H:%M:%S")
         # As text: a session may be called [bold].
         table.add_row(*map(Text, (letter.entry, when, reason, letter.session, letter.id)))
     return table

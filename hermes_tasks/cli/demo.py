@@ -34,6 +34,10 @@ _BATCH_TURNS = 4
 _LATENCY_SECONDS = 0.15
 """What a call to the stand-in takes."""
 
+_CALL_SECONDS = 2.0
+_LANDING_SECONDS = 0.5
+"""What it may take, and land after that: the turns of a call that was killed wait so long."""
+
 _KILL_AFTER = 1 / 3
 """Share of the turns that are written when a worker is killed."""
 
@@ -63,13 +67,19 @@ def demo() -> None:
     console = Console(highlight=False)
     given = Settings()
     with ExitStack() as stack:
-        honcho_url = given.honcho_url
+        honcho_url, times = given.honcho_url, {}
         if honcho_url is None:
             from hermes_tasks.testing.honcho import HonchoServer
 
             stand_in = stack.enter_context(HonchoServer())
             stand_in.control(latency=_LATENCY_SECONDS)
             honcho_url = stand_in.url
+            times = {
+                **dict.fromkeys(
+                    ("timeout_ceiling", "timeout_default", "timeout_floor"), _CALL_SECONDS
+                ),
+                "landing_seconds": _LANDING_SECONDS,
+            }
             console.print(f"Honcho stand-in   {honcho_url}")
         broker = stack.enter_context(EmbeddedValkey())
         console.print(f"embedded broker   {broker.url}")
@@ -79,6 +89,7 @@ def demo() -> None:
             honcho_workspace_id=f"hermes-tasks-demo-{uuid.uuid4().hex[:8]}",
             lease_seconds=_LEASE_SECONDS,
             batch_turns=_BATCH_TURNS,
+            **times,
         )
         victim, survivor = _workers(settings, stack)
         console.print(f"two workers       processes {victim.pid} and {survivor.pid}")

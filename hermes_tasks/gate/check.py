@@ -21,8 +21,9 @@ from hermes_tasks.transport.keeper import GRACE
 from hermes_tasks.transport.scripts import script_of
 from hermes_tasks.transport.sessions import SessionStore
 
-#: Seconds between two looks: a session that a worker has popped and lost is back by then.
-SETTLE = GRACE + 1.0
+#: Seconds between two looks. A session that a worker has popped and lost is back by then: rescue
+#: wants it below a mark that is older than the grace, and moves the mark once in a grace.
+SETTLE = 2 * GRACE + 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +166,8 @@ def _gate_faults(gate: GateSeen) -> Iterator[Finding]:
     if gate.state not in set(State):
         yield Finding(gate.name, Fault.GATE, f"its state is {gate.state!r}, which is none", "state")
     if gate.held and not gate.looked_at:
-        text = f"holds {len(gate.held)} sessions, and no worker knows"
+        text = f"no worker knows that it holds sessions: {len(gate.held)}"
         yield Finding(gate.name, Fault.GATE, text, "unknown")
     if gate.too_late:
-        text = f"{gate.too_late} calls or permits end later than any can"
+        text = f"end later than any can: {gate.too_late} calls or permits"
         yield Finding(gate.name, Fault.GATE, text, "late")

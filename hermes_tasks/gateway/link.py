@@ -30,6 +30,13 @@ FAILURES = (RedisError, OperationalError, OSError)
 
 _SHORTEST_WAIT = 0.05
 
+_MEANS = {
+    "OutOfMemoryError": "its memory is full (maxmemory), until workers make room or it has more",
+    "ReadOnlyError": "it is a replica",
+    "NoPermissionError": "its ACL forbids it",
+}
+"""What errors of Redis mean that a gateway's user may see."""
+
 
 class Link:
     """A Kombu connection with tight time-outs, made when it is needed.
@@ -57,6 +64,7 @@ class Link:
         self.deadline: float | None = None
         self.server: str | None = None
         self.answered_at = 0.0
+        self._latest: str | None = None
         self._connect_seconds = connect
         self._answer_seconds = answer
         self._app = app
@@ -86,8 +94,8 @@ class Link:
         try:
             self._connection.ensure_connection(max_retries=0)
             channel = self._connection.default_channel
-            channel.sessions.note_server()
-            self._channel, self.answered_at = channel, begun
+            channel.sessions.note_server(self._latest)
+            self._channel, self._latest, self.answered_at = channel, self.server, begun
         except FAILURES as error:
             self._connection.maybe_switch_next()
             raise self.broken(error) from error
@@ -113,6 +121,9 @@ class Link:
         cause = cause or error
         # What Redis says of a command may quote it.
         reason = error_code(cause) if isinstance(cause, ResponseError) else str(cause)
+        means = _MEANS.get(type(cause).__name__)
+        if means is not None:
+            reason = f"{means} ({reason})"
         return BrokerUnavailable(f"Redis at {self._safe_url} does not take turns: {reason}")
 
     def close(self) -> None:

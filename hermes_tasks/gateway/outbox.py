@@ -215,19 +215,16 @@ class Outbox:
         ]
 
     def mark(self, rows: Sequence[Row]) -> list[Row]:
-        """Note that rows, as :meth:`rows` gave them, are about to be sent, before their first byte.
+        """Rows, as :meth:`rows` gave them, are about to be sent.
 
-        On a full disk the note is lost and they go out all the same: sending is what makes room,
-        and Redis recognises a turn it has.
+        Nothing of this is written: of what a dead process leaves, all may have been sent.
 
         Returns:
             Those that are still there: since they were read, some may have been dropped.
         """
         with self._lock:
             first, last = self._sending = rows[0].number, rows[-1].number
-            if last > self._attempted:
-                self._attempted = last
-                self._note("attempted", last)
+            self._attempted = max(self._attempted, last)
             there = self._numbers(first, last)
             return [row for row in rows if there is None or row.number in there]
 
@@ -370,7 +367,6 @@ class Outbox:
         self.refused = self._count("refused")
         if self.adopted:
             self.server = about.get("server")
-            # On a full disk none was marked.
             self._attempted = _EVERY
             self._accepted = int(about.get("accepted", 0))
             self.kept = self._count("turns WHERE number <= ?", self._accepted)
@@ -412,7 +408,10 @@ class Outbox:
 
     def _recall(self) -> int:
         """What is kept is pending again; how many rows that are."""
-        again = self._count("turns WHERE number <= ?", self._accepted)
+        try:
+            again = self._count("turns WHERE number <= ?", self._accepted)
+        except sqlite3.Error:
+            again = self.kept  # whoever reads the rows next finds out what is wrong
         self.kept = 0
         self.pending += again
         self._accepted = 0

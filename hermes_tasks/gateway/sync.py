@@ -102,7 +102,12 @@ class TurnSync:
         self.settings = Settings.load(**given)
         # Not the process's current app: the host may have one.
         self._app = make_app(self.settings, set_as_current=False, backend="disabled")
-        self._spool = Spool(self.settings.outbox_dir, _destination(self.settings))
+        self._spool = Spool(
+            self.settings.outbox_dir,
+            _destination(self.settings),
+            limit=self.settings.outbox_rows,
+            full_sync=self.settings.outbox_sync == "full",
+        )
         self._report: CloseReport | None = None
         self._start()
         _live.add(self)
@@ -234,7 +239,9 @@ class TurnSync:
     def close(self, timeout: float = 5.0) -> CloseReport:
         """Send what can be sent in ``timeout`` seconds and stop. Further calls change nothing.
 
-        What cannot be sent stays in the outbox, for the next gateway on it.
+        What cannot be sent stays in the outbox, for the next gateway on it. So does, out of sight,
+        what was sent within the last seconds: Redis might forget it yet, and then the next gateway
+        sends it again.
         """
         with self._closing:
             if self._report is None:

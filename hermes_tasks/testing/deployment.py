@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -91,8 +91,6 @@ class Deployment:
         self.app = make_app(self.settings, set_as_current=False)
         with self.app.connection_for_write() as connection:
             self.store = private_store(connection)
-        # As where a worker ran before: turns older than the first one are asked about, a call more.
-        self.store.note_server()
         name = f"{DEFAULT_BACKEND}:{workspace}"
         self.gate = Gate(self.store, Policy.from_settings(self.settings), name)
         self.sent: dict[str, list[str]] = defaultdict(list)
@@ -123,9 +121,17 @@ class Deployment:
             worker.wait_ready()
         return fresh
 
-    def log(self) -> str:
-        """Everything that any worker of it has written to its log."""
-        return "".join(p.read_text(errors="replace") for p in sorted(self._logs.glob("worker-*")))
+    def log(self, since: Mapping[Path, int] | None = None) -> str:
+        """Everything that any worker of it has written to its log, or has ``since`` then."""
+        since = since or {}
+        return "".join(
+            path.read_bytes()[since.get(path, 0) :].decode(errors="replace")
+            for path in sorted(self._logs.glob("worker-*"))
+        )
+
+    def logged(self) -> dict[Path, int]:
+        """How far each log is now, to be given to :meth:`log` later."""
+        return {path: path.stat().st_size for path in self._logs.glob("worker-*")}
 
     def close(self) -> None:
         """End the workers and the connections."""

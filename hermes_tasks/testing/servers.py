@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
 
@@ -182,6 +183,10 @@ class Server:
         """
         self.kill()
         os.truncate(self._append_only_file(), kept)
+
+    def configure(self, name: str, value: str | int) -> None:
+        """A line of the configuration file from the next :meth:`start` on."""
+        self._config = replace(self._config, lines={**self._config.lines, name: value})
 
     def restart(self) -> None:
         """Kill the server and start it on the same port with the same data."""

@@ -36,9 +36,16 @@ Every state change is one Lua script on Redis time, beside this file, with its c
 * **postpone** lets a session sleep in Redis for as long as its task says, with no attempt counted:
   what failed was not the message's fault. **note** adds to the trace of the head, which is
   forgotten when the head is settled, and told, once, when it is given up.
+* **What a call may have written** is kept with the session, and until when it may still take
+  effect, whatever its worker has heard of it (``session_landing``). **wait** lets the session sleep
+  until then; :meth:`.SessionLease.ask_again` says when.
 * **A session can be held** by whoever lets tasks go on only one by one: it is in no queue of this
   transport then, without a lease, and accepts messages. ``hold`` and ``make_ready`` of
   ``common.lua`` are for scripts of theirs.
+* **A dead letter** (:mod:`.dead`) is kept with its reason, its trace and its message. **retry**
+  puts it back before what was accepted later, as long as nothing of that is written, or may be.
+* **check** looks at a session for what the scripts never leave behind, and **repair** puts it
+  right, without losing or reordering a message (:mod:`.check`).
 * Tasks that do not commit are settled by their acknowledgement, as everywhere in Celery.
 * **Late acknowledgement** is required: an early one comes before the task runs.
 * **The keeper** (:mod:`.keeper`), a thread of the worker's main process, renews leases and rescues
@@ -47,7 +54,7 @@ Every state change is one Lua script on Redis time, beside this file, with its c
 * **A shutdown** gives back what no process works on, each session as it is, never a message out of
   it. A lost connection is not a shutdown: running tasks end under their lease.
 * **A new Redis process** may have forgotten its last second, so all that was accepted before it is
-  delivered with ``again`` set.
+  delivered as if a call had been made for it just then.
 
 Broker URLs
 -----------

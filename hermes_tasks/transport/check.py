@@ -240,7 +240,7 @@ def _state_faults(seen: Snapshot) -> Iterator[_Said]:
     elif state != "leased" and "token" in seen.fields:
         yield Fault.STATE, f"is {state}, and leased as well", ""
     if state == "idle" and seen.items:
-        yield Fault.STATE, f"is idle with {len(seen.items)} messages", ""
+        yield Fault.STATE, f"is idle, with messages queued: {len(seen.items)}", ""
 
 
 def _place_faults(seen: Snapshot, number: int | None, holders: Sequence[str]) -> Iterator[_Said]:
@@ -258,16 +258,16 @@ def _place_faults(seen: Snapshot, number: int | None, holders: Sequence[str]) ->
 def _queue_faults(seen: Snapshot) -> Iterator[_Said]:
     items = seen.items
     if seen.unreadable:
-        yield Fault.UNREADABLE, f"{seen.unreadable} entries of its queue cannot be read", ""
+        yield Fault.UNREADABLE, f"cannot be read: {seen.unreadable} entries of its queue", ""
     if any(a.number >= b.number for a, b in pairwise(items)):
         yield Fault.ORDER, "its messages are not in order", ""
     ids = {item.id for item in items}
     if len(ids) < len(items):
-        yield Fault.IDS, f"{len(items) - len(ids)} messages are queued twice", ""
+        yield Fault.IDS, f"queued twice: {len(items) - len(ids)} of its messages", ""
     if ids - seen.ids:
-        yield Fault.IDS, f"{len(ids - seen.ids)} queued messages are not among its ids", ""
+        yield Fault.IDS, f"not among its ids: {len(ids - seen.ids)} of its messages", ""
     if seen.ids - ids:
-        yield Fault.IDS, f"{len(seen.ids - ids)} of its ids are of no queued message", ""
+        yield Fault.IDS, f"of no queued message: {len(seen.ids - ids)} of its ids", ""
 
 
 def _hash_faults(seen: Snapshot) -> Iterator[_Said]:
@@ -276,7 +276,7 @@ def _hash_faults(seen: Snapshot) -> Iterator[_Said]:
     if not re.fullmatch(r"(\d+ ){3}\d+", fields.get("intent", "0 0 0 0")):
         bad.append("intent")
     if bad:
-        yield Fault.UNREADABLE, f"fields of its hash cannot be read: {', '.join(bad)}", ""
+        yield Fault.UNREADABLE, f"cannot be read: {', '.join(bad)}, of its hash", ""
     if not {"accepted", "settled", "written"} & set(bad):
         accepted, settled, written = (
             int(fields.get(name, "0")) for name in ("accepted", "settled", "written")

@@ -13,7 +13,7 @@
 --   9 run       list    the run queue: ["number","session"], newest on the left
 --  10 meta      hash    number (last run-queue number), run_id, epoch, epoch_at, mark, mark_at,
 --                       swept_at
---  11 dead      stream  dead letters, capped
+--  11 dead      stream  dead letters, capped in number and age (dead.py)
 --  12 stats     hash    counters
 --
 -- An item is "<number> <id> <size> <kind> <since, ms>[+] <message>": the number is the message's

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,18 +52,18 @@ class DeadLetter:
 
     @classmethod
     def parse(cls, raw: Sequence[Any]) -> Self:
-        """An entry as ``letters.lua`` has it."""
+        """An entry as ``letters.lua`` has it; what is missing in one of a foreigner stays empty."""
         entry, flat = raw
         pairs = iter([text.decode(errors="replace") for text in flat])
-        fields = dict(zip(pairs, pairs, strict=True))
+        fields = defaultdict(str, zip(pairs, pairs, strict=True))
         return cls(
             entry.decode(),
             fields["session"],
             unquote(fields["id"]),
-            int(fields["number"]),
+            _number(fields["number"]),
             fields["reason"],
             fields["detail"],
-            int(fields["attempts"]),
+            _number(fields["attempts"]),
             fields["trace"],
         )
 
@@ -70,6 +71,10 @@ class DeadLetter:
     def at(self) -> datetime:
         """When it was given up, by the Redis clock."""
         return datetime.fromtimestamp(int(self.entry.partition("-")[0]) / 1000, UTC)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ class DeadLetters:
     def message(self, letter: DeadLetter) -> bytes | None:
         """Its text, or ``None`` if the letter is no longer there."""
         found: Any = self.store.client.xrevrange(self.store.names.dead, letter.entry, letter.entry)
-        return found[0][1][b"message"] if found else None
+        return found[0][1].get(b"message") if found else None
 
     def retry(self, letters: Iterable[DeadLetter]) -> Iterator[Retried]:
         """Put letters back into their sessions, those of one session in the order of their numbers.
@@ -125,6 +130,7 @@ class DeadLetters:
         A message that has expired is retried without its expiry, or it would only expire again.
         """
         names, options = self.store.names, self.store.options
+        bounds = (options.waiting_limit, options.backlog_limit, options.landing_ms)
         ordered = sorted(letters, key=lambda letter: (letter.session, letter.number))
         for session, its in groupby(ordered, key=lambda letter: letter.session):
             while page := list(islice(its, PAGE)):
@@ -132,7 +138,7 @@ class DeadLetters:
                 answers = session_script("retry")(
                     self.store.client,
                     names.session(session),
-                    (session, options.waiting_limit, options.backlog_limit, *pairs),
+                    (session, *bounds, *pairs),
                 )
                 for letter, (answer, number, wait) in zip(page, answers, strict=True):
                     yield Retried(letter, answer.decode(), number, wait / 1000)

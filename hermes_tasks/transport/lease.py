@@ -177,7 +177,7 @@ class SessionLease:
     def begin(self, ids: Iterable[str] | None = None) -> None:
         """Record that a call is about to be made; renew the lease.
 
-        ``ids``: the messages it writes; all of the batch unless given.
+        ``ids``: the messages it writes, or none; all of the batch unless given.
         """
         first, last = self.numbers(self._by_id if ids is None else ids)
         at = self.now()

@@ -56,6 +56,10 @@ for i, item in ipairs(queue) do
   redis.call('SADD', IDS, item.id)
 end
 
+for _, field in ipairs({'since', 'written', 'attempts', 'most', 'tries'}) do
+  local value = redis.call('HGET', SESSION, field)
+  if value and not string.match(value, '^%d+$') then redis.call('HDEL', SESSION, field) end
+end
 for _, text in ipairs(unreadable) do
   bury(name, {id = '-', number = 0, text = '0 - 1 - 0 ' .. text}, 'unreadable')
 end
@@ -63,10 +67,6 @@ end
 redis.call('HDEL', SESSION, 'token', 'worker', 'progress', 'wake', 'noted', 'admitted')
 if in_flight == 0 or queue[1].text ~= was_head then
   redis.call('HDEL', SESSION, 'attempts', 'most', 'tries', 'trace')
-end
-for _, field in ipairs({'since', 'written', 'attempts', 'most', 'tries'}) do
-  local value = redis.call('HGET', SESSION, field)
-  if value and not string.match(value, '^%d+$') then redis.call('HDEL', SESSION, field) end
 end
 if intent and not string.match(intent, '^%d+ %d+ %d+ %d+$') then intent = false end
 if #queue > 0 or redis.call('EXISTS', SESSION) == 1 then

@@ -2,7 +2,8 @@
 --
 -- KEYS  the twelve session keys (common.lua)
 -- ARGV  1 session  2 waiting's bound  3 backlog's bound
---       4… for each letter, lowest number first: its entry, and the message to queue instead of the
+--       4 ms after its start in which a call may land
+--       5… for each letter, lowest number first: its entry, and the message to queue instead of the
 --       one it has, or ''
 -- Returns for each letter {answer, number in the session, ms until it may be written}, answer one of
 --   front      at its old place, before everything that was accepted after it
@@ -31,6 +32,8 @@ if state == 'leased' then
   if last then reached = math.max(reached, parse(last).number) end
 end
 if epoch_at and known ~= epoch then reached = tonumber(accepted or '0') end
+-- Until when a call may land that Redis knows nothing of any more: the letter was retried before.
+local forgotten = math.min(tonumber(epoch_at or '0'), now) + tonumber(ARGV[4])
 
 -- Whether the numbers of the session are those of when this letter was buried.
 local function is_of_these(entry)
@@ -73,18 +76,19 @@ local function put(entry, message)
   local found = redis.call('XREVRANGE', DEAD, entry, entry)[1]
   local letter = {}
   for i = 1, found and #found[2] or 0, 2 do letter[found[2][i]] = found[2][i + 1] end
-  if letter.session ~= name then return {'gone', 0, 0} end
+  if letter.session ~= name or not letter.id or not letter.message then return {'gone', 0, 0} end
   if redis.call('SISMEMBER', IDS, letter.id) == 1 then return {'duplicate', 0, 0} end
   if redis.call('LLEN', INFLIGHT) + redis.call('LLEN', BACKLOG) + redis.call('LLEN', WAITING)
       >= bound + backlog_bound then
     return {'full', 0, 0}
   end
-  local lands = tonumber(letter.lands)
+  local lands = tonumber(letter.lands or '0') or 0
+  if forgotten > now then lands = math.max(lands, forgotten) end
   local wait = math.max(0, lands - now)
   -- The worker's own calls would end the doubt about this one.
   if wait > 0 and state == 'leased' then return {'doubt', 0, wait} end
 
-  local number, answer = tonumber(letter.number), 'front'
+  local number, answer = tonumber(letter.number or '') or 0, 'front'
   if number > reached and is_of_these(entry) then
     redis.call('HINCRBY', SESSION, 'settled', -1)   -- refused if memory is full
   else
@@ -92,7 +96,8 @@ local function put(entry, message)
     number = redis.call('HINCRBY', SESSION, 'accepted', 1)
   end
   redis.call('SADD', IDS, letter.id)
-  insert(number, table.concat({ms(number), letter.id, letter.size, letter.kind, ms(now),
+  -- A letter that an older version has buried does not say its size and kind: it goes alone.
+  insert(number, table.concat({ms(number), letter.id, letter.size or '1', letter.kind or '-', ms(now),
     message ~= '' and message or letter.message}, ' '))
   balance()
   intent = record_intent(intent, number, number, lands)
@@ -103,7 +108,7 @@ local function put(entry, message)
 end
 
 local answers = {}
-for i = 4, #ARGV, 2 do answers[#answers + 1] = put(ARGV[i], ARGV[i + 1]) end
+for i = 5, #ARGV, 2 do answers[#answers + 1] = put(ARGV[i], ARGV[i + 1]) end
 
 local head = head_of(INFLIGHT) or next_head()
 if head and put_back[head.number] then

@@ -330,7 +330,7 @@ class SessionStore:
         )
 
     def begin(self, session: str, token: str, first: int, last: int) -> bool:
-        """Record that a call writing messages ``first``…``last`` starts now.
+        """Record that a call writing messages ``first``…``last`` (0, 0: nothing) starts now.
 
         ``False`` when the token no longer holds the lease: nothing may be sent then.
         """
@@ -488,10 +488,15 @@ class SessionStore:
             tuple(name.decode() for name in lapsed), tuple(name.decode() for name in due), requeued
         )
 
-    def note_server(self) -> int:
-        """Note which Redis process answers, after every (re)connection of worker or gateway."""
+    def note_server(self, before: str | None = None) -> int:
+        """Note which Redis process answers, after every (re)connection of worker or gateway.
+
+        ``before``: run id of the one that the caller knew, if that was another.
+        """
         run_id = str(self.client.info("server")["run_id"])
-        return int(script("epoch")(self.client, [self.names.meta], [run_id]))
+        if before is None or before == run_id:
+            before = ""
+        return int(script("epoch")(self.client, [self.names.meta], [run_id, before]))
 
     def give_back(self, entry: bytes | str) -> None:
         """Put a popped entry back where it was: the oldest of the run queue."""

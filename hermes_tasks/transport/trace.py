@@ -52,5 +52,7 @@ def readable(trace: str) -> list[str]:
 
 def _readable(line: str) -> str:
     time, _, text = line.partition(" ")
+    if not time.isdecimal():
+        return line
     when = datetime.fromtimestamp(int(time) / 1000, UTC)
     return f"{when.isoformat(timespec='milliseconds')} {text}"

@@ -123,7 +123,12 @@ def test_turns_of_a_killed_tree_are_written_by_the_next_on_the_same_directory(
     with HonchoServer() as honcho, gateway(port, tmp_path) as sync:
         # Given turns that a broker accepted and no worker could write
         honcho.control(fail=503, times=-1)
-        env = {"HONCHO_URL": honcho.url, "HERMES_TASKS_LEASE_SECONDS": "2"}
+        env = {
+            "HONCHO_URL": honcho.url,
+            "HERMES_TASKS_LEASE_SECONDS": "2",
+            "HERMES_TASKS_TIMEOUT_CEILING": "4",
+            "HERMES_TASKS_LANDING_SECONDS": "1",
+        }
         first = up(**env)
         first.wait_ready()
         for text in ("one", "two", "three"):

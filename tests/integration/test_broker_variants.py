@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from hermes_tasks import TurnSync
 from hermes_tasks.app import make_app
+from hermes_tasks.cli import main
 from hermes_tasks.config import Settings
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server, Tls
@@ -44,6 +46,15 @@ COMMANDS = {
     "unwatch publish psubscribe punsubscribe",
     "which process answers": "info",
 }
+#: What an operator does with it.
+OPERATING = [
+    ("status",),
+    ("dead", "list"),
+    ("dead", "retry", "--all"),
+    ("dead", "purge", "--all"),
+    ("dead", "purge", "--older-than", "1d"),
+    ("check", "--repair"),
+]
 #: What every connection begins with. By category, as servers differ in it.
 CONNECTING = "+@connection -@admin -@dangerous"
 #: Keys of a deployment, and Kombu's own: its bindings, plain tasks in a worker's hands, what
@@ -86,6 +97,9 @@ class Broker:
             "HERMES_TASKS_BROKER_OPTIONS": json.dumps(self.options),
             "HERMES_TASKS_PREFIX": prefix,
             "HONCHO_URL": honcho.url,
+            # After a failover no write waits long for what the old master's workers called.
+            "HERMES_TASKS_TIMEOUT_CEILING": "2",
+            "HERMES_TASKS_LANDING_SECONDS": "1",
             "PYTHONWARNINGS": "ignore",
         }
 
@@ -298,6 +312,12 @@ def test_the_least_rights_are_those_of_our_scripts_and_more() -> None:
     assert used <= set(commands())
 
 
+def test_the_least_rights_are_in_the_documentation() -> None:
+    text = Path(__file__).parents[2].joinpath("docs", "operations.md").read_text(encoding="utf-8")
+    statement = text.partition("ACL SETUSER hermes on >password\n")[2].partition("```")[0]
+    assert set(statement.split()) == set(acl("hermes").split())
+
+
 @pytest.mark.parametrize("server_type", [RedisServer], indirect=True)
 def test_a_user_with_least_rights_is_refused_nothing_it_needs_and_everything_else(
     with_least_rights: Broker, worker: StartWorker, honcho: HonchoServer, prefix: str
@@ -314,6 +334,10 @@ def test_a_user_with_least_rights_is_refused_nothing_it_needs_and_everything_els
         assert [dead["session"] for dead in store.dead_letters()] == ["default:w:s"]
         assert store.counters()["dead:poison"] == 1
         assert store.purge("default:w:s") == 0
+        environment = with_least_rights.environment(prefix, honcho)
+        for command in OPERATING:
+            result = CliRunner(env=environment).invoke(main, command, catch_exceptions=False)
+            assert result.exit_code == 0, result.output
         app.send_task("celery.accumulate", (1,), connection=connection)
     wait_until(lambda: "accumulate" in process.log, 10, "the plain task to run")
     (answer,) = app.control.ping(timeout=5.0, limit=1)

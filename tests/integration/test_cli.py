@@ -59,9 +59,9 @@ def lines(tmp_path: Path) -> Path:
 def test_help_names_every_command_and_every_exit_status() -> None:
     result = hermes_tasks("--help")
     assert result.returncode == 0
-    for word in ("config", "replay", "up", "demo", "Exit status", "0  done"):
+    for word in ("config", "dead", "check", "replay", "up", "demo", "Exit status", "0  done"):
         assert word in result.stdout
-    for command in ("replay", "up", "demo"):
+    for command in ("replay", "up", "demo", "dead", "check"):
         assert "Exit status" in hermes_tasks(command, "--help").stdout
 
 

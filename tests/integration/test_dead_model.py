@@ -113,4 +113,4 @@ class DeadMachine(SessionMachine):
 
 
 def test_retried_letters_keep_every_promise(redis_client: redis.Redis) -> None:
-    run(DeadMachine, redis_client, settings(QUICK, max_examples=25), {})
+    run(DeadMachine, redis_client, settings(QUICK, max_examples=15), {})

@@ -710,7 +710,6 @@ DIFFERENT: dict[str, Edits] = {
     "each bad call halves the limit": {"report": [("1 - trouble / 2", "0.5")]},
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
     "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
-    "a denial opens nothing": {"report": [("return not its_own(worker)", "return false")]},
 }
 
 

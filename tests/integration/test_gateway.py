@@ -393,6 +393,21 @@ def test_a_black_holed_redis_costs_the_caller_nothing(
     assert (report.published, report.left, report.lost) == (0, 6, 0)
 
 
+def test_an_outbox_is_as_large_and_as_safe_as_its_settings_say(tmp_path: Path) -> None:
+    # Given a gateway that may keep 100 turns, each on the disk before it is accepted,
+    settings = Settings(
+        broker_url="redis://127.0.0.1:1/0", outbox_dir=tmp_path, outbox_rows=100, outbox_sync="full"
+    )
+    with TurnSync(settings=settings) as gateway:
+        say(gateway, *numbers(0, 103))
+        # I expect the newest 100, and the others to be counted
+        assert (gateway.pending, gateway.dropped) == (100, 3)
+        own = gateway._spool._own
+        assert own is not None
+        assert own._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        gateway.close(0)
+
+
 def test_turns_that_close_cannot_save_are_counted(
     black_hole: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

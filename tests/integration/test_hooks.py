@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from hermes_tasks import TurnSync, hooks
 from hermes_tasks.app import TASK
@@ -21,6 +22,9 @@ from hermes_tasks.testing.deployment import Deployment
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport.keeper import Keeper
+from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.sessions import Outcome, SessionOptions, SessionStore
 from hermes_tasks.turns import Turn
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
@@ -205,6 +209,35 @@ def test_a_gateway_is_told_which_turns_overflow(
     assert [event["turn_id"] for event in told_here] == ids[:3]
     assert {event["reason"] for event in told_here} == {"overflow"}
     assert SECRET not in str(told_here)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (Outcome.FAILED, "attempts"),
+        (Outcome.REVOKED, "revoked"),
+        (Outcome.EXPIRED, "expired"),
+        (Outcome.SETTLED, None),
+        (Outcome.RELEASED, None),
+    ],
+)
+def test_what_a_worker_gives_up_without_its_task_is_told(
+    redis_client: redis.Redis,
+    prefix: str,
+    told_here: list[dict[str, Any]],
+    outcome: Outcome,
+    reason: str | None,
+) -> None:
+    store = SessionStore(redis_client, Names(prefix), SessionOptions(max_attempts=1))
+    keeper = Keeper(store)
+    store.push("default:w:s", "text", id="t0")
+    claim = store.claim("default:w:s", 1, "token", "worker")
+    assert claim is not None
+    keeper.add(claim, settles=False)
+    keeper.finish("token", outcome)
+    assert hooks.drain(5)
+    told = [(event["turn_id"], event["session"], event["reason"]) for event in told_here]
+    assert told == ([("t0", "s", reason)] if reason else [])
 
 
 @pytest.fixture

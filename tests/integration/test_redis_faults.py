@@ -10,10 +10,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
-from hermes_tasks import TurnSync
+from hermes_tasks import StillSyncing, TurnSync
 from hermes_tasks.testing.audit import Audit, audit
 from hermes_tasks.testing.deployment import Deployment
 from hermes_tasks.testing.honcho import HonchoServer
@@ -26,8 +28,11 @@ pytestmark = [
 ]
 
 SESSIONS = 6
-#: How long clients wait for Redis, in seconds; the defaults are ten times as long.
-PATIENCE = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+LEASE = 2.0
+#: How long clients wait for Redis, in seconds; the defaults are ten and more times as long.
+PATIENCE = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+#: A call to Honcho is over soon, and what a worker leaves behind is soon taken up.
+SHORT: dict[str, Any] = {"lease_seconds": LEASE, "timeout_ceiling": 1, "landing_seconds": 0.5}
 #: Seconds until all is written once Redis is well, on a busy machine.
 DONE = 40.0
 
@@ -60,13 +65,7 @@ def deployment(redis_server: Server, honcho: HonchoServer, tmp_path: Path) -> It
     logs = tmp_path / "logs"
     logs.mkdir()
     with Deployment(
-        redis_server,
-        honcho,
-        logs=logs,
-        lease_seconds=2,
-        timeout_ceiling=1,
-        landing_seconds=0.5,
-        broker_options=PATIENCE,
+        redis_server, honcho, logs=logs, broker_options=PATIENCE, **SHORT
     ) as deployment:
         options = {"HERMES_TASKS_BROKER_OPTIONS": json.dumps(PATIENCE)}
         deployment.start(2, "-P", "threads", "-c", "2", **options)
@@ -86,6 +85,11 @@ class Gateway:
         self._silent = threading.Event()
         self._thread = threading.Thread(target=self._talk)
         self._thread.start()
+
+    @property
+    def trouble(self) -> str:
+        """Why it sends nothing; empty if it does."""
+        return self.sync._publisher.trouble or ""
 
     def stop(self) -> None:
         self._silent.set()
@@ -167,3 +171,109 @@ def test_a_redis_that_loses_its_last_second_loses_no_turn(
     assert found.is_clean, found
     assert found.written > 300
     print(found, "slowest sync_turn", max(gateway.slowest for gateway in gateways))
+
+
+def test_flush_does_not_take_what_redis_has_forgotten_for_written(
+    redis_server: Server, honcho: HonchoServer, tmp_path: Path
+) -> None:
+    # Given a Redis that has accepted turns, and has lost them since with its last second,
+    with (
+        Deployment(redis_server, honcho, **SHORT) as deployment,
+        TurnSync(settings=deployment.settings, workspace="w", outbox_dir=tmp_path / "o") as sync,
+    ):
+        kept = redis_server.written
+        for number in range(3):
+            sync.sync_turn(session="s", messages=[{"peer": "igor", "content": str(number)}])
+        wait_until(lambda: not sync.pending, 10.0, "the turns to be accepted")
+        redis_server.lose_power(kept)
+        redis_server.start()
+        # I expect flush to wait until they are there again, and written
+        with pytest.raises(StillSyncing) as caught:
+            sync.flush(session="s", timeout=1.5)
+        assert caught.value.waiting == 3
+        deployment.start(1, "-P", "threads", "-c", "1")
+        assert sync.flush(session="s", timeout=DONE)
+        assert [entry["content"] for entry in honcho.log("s")] == ["0", "1", "2"]
+
+
+def test_a_redis_that_does_not_answer_for_longer_than_anybody_waits(
+    gateways: list[Gateway], deployment: Deployment, honcho: HonchoServer, redis_server: Server
+) -> None:
+    # Given gateways and workers at work on a Redis,
+    wait_for_accepted(deployment, 100)
+    # if it takes connections and commands, and answers none of them, then goes on,
+    redis_server.pause()
+    wait_until(lambda: all(g.trouble for g in gateways), 10.0, "the gateways to notice")
+    time.sleep(PATIENCE["socket_timeout"] + LEASE)
+    redis_server.resume()
+    wait_for_accepted(deployment, 200)
+    # I expect every turn in Honcho once, and in order
+    found = all_written(gateways, honcho)
+    assert found.is_clean, found
+    # and nobody to have waited for it who gave a gateway a turn
+    assert max(gateway.slowest for gateway in gateways) < 0.5
+
+
+def test_a_redis_that_reads_its_file_for_a_while(
+    gateways: list[Gateway], deployment: Deployment, honcho: HonchoServer, redis_server: Server
+) -> None:
+    """It answers LOADING to whatever it is asked, as one does that has much to read."""
+    client = deployment.store.client
+    with client.pipeline(transaction=False) as filling:
+        for number in range(3000):
+            filling.set(f"filling:{number}", "")
+        filling.execute()
+    client.bgrewriteaof()
+    wait_for_accepted(deployment, 100)
+    wait_until(
+        lambda: not client.info("persistence")["aof_rewrite_in_progress"], 10.0, "its new file"
+    )
+    redis_server.kill()
+    # Slowly, and with a look at its clients now and then.
+    redis_server.configure("key-load-delay", 500)
+    redis_server.configure("loading-process-events-interval-bytes", 1024)
+    refused: list[str] = []
+    reading = threading.Thread(target=redis_server.start)
+    reading.start()
+    while reading.is_alive():
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            refused.append(type(error).__name__)
+        time.sleep(0.05)
+    reading.join()
+    assert "BusyLoadingError" in refused
+    wait_for_accepted(deployment, 100)
+    found = all_written(gateways, honcho)
+    assert found.is_clean, found
+
+
+def test_a_redis_that_takes_nothing_new_for_a_while(
+    gateways: list[Gateway], deployment: Deployment, honcho: HonchoServer
+) -> None:
+    client = deployment.store.client
+    wait_for_accepted(deployment, 50)
+    # Given a Redis whose memory is full,
+    client.config_set("maxmemory", 1)
+    # I expect the gateways to say so, and to keep what they are given,
+    wait_until(
+        lambda: all("memory is full" in g.trouble for g in gateways), 10.0, "the gateways to say so"
+    )
+    # and what was accepted to be written all the same
+    wait_until(lambda: deployment.look().is_quiet, 20.0, "what was accepted to be written")
+    assert all(gateway.sync.pending for gateway in gateways)
+    # if it has room again, has forgotten its scripts in the middle of everything,
+    client.config_set("maxmemory", 0)
+    wait_for_accepted(deployment, 50)
+    client.script_flush()
+    wait_for_accepted(deployment, 50)
+    # and becomes a replica for a while, as the old master does after a failover,
+    client.replicaof("127.0.0.1", 1)
+    wait_until(
+        lambda: all("replica" in g.trouble for g in gateways), 10.0, "the gateways to say so"
+    )
+    client.replicaof("NO", "ONE")
+    wait_for_accepted(deployment, 100)
+    # I expect every turn in Honcho once, and in order
+    found = all_written(gateways, honcho)
+    assert found.is_clean, found

@@ -492,10 +492,22 @@ def test_a_worker_that_lost_its_lease_changes_nothing(store: SessionStore) -> No
     assert store.client.hgetall(store.names.session(S)[0]) == before
 
 
+def test_a_call_that_writes_nothing_leaves_no_doubt(store: SessionStore) -> None:
+    push(store, "1")
+    claim(store)
+    assert store.begin(S, "t", 0, 0)
+    complete(store, Outcome.RELEASED)
+    assert claim(store).doubt is None
+
+
 def test_renewing_and_beginning_extend_the_lease(store: SessionStore) -> None:
     push(store, "1")
     claim(store)
-    for extend in (lambda: store.renew([(S, "t")]), lambda: store.begin(S, "t", 1, 1)):
+    for extend in (
+        lambda: store.renew([(S, "t")]),
+        lambda: store.begin(S, "t", 1, 1),
+        lambda: store.begin(S, "t", 0, 0),
+    ):
         let_the_lease_run_out(store)
         assert extend()
         assert store.client.zscore(store.names.leases, S) > redis_ms(store)  # type: ignore[operator]
@@ -975,6 +987,14 @@ def test_after_a_new_redis_process_answers_everything_accepted_before_is_suspect
     complete(store, Outcome.ENDED)
     push(store, "5")
     assert not claim(store).again
+
+
+def test_a_redis_process_that_has_forgotten_everything_is_another_for_whom_it_answered_before(
+    store: SessionStore,
+) -> None:
+    assert store.note_server() == 0
+    assert store.note_server("another") == store.note_server("another") == 1
+    assert store.note_server() == 1
 
 
 def test_the_first_redis_process_ever_noted_makes_nothing_suspect(store: SessionStore) -> None:

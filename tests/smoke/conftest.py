@@ -77,6 +77,8 @@ def celery_worker_cluster(
             env={
                 "HERMES_TASKS_BROKER_URL": celery_setup_config["broker_url"],
                 "HERMES_TASKS_LEASE_SECONDS": "2",
+                "HERMES_TASKS_TIMEOUT_CEILING": "4",
+                "HERMES_TASKS_LANDING_SECONDS": "1",
                 "CELERY_RESULT_BACKEND": celery_setup_config["result_backend"],
                 "HONCHO_URL": honcho.url,
             },

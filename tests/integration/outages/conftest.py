@@ -19,6 +19,7 @@ from tests.integration.order.load import check_quiet
 #: Seconds: of the common deployment, whose deadline is always the ceiling.
 PROBE = 0.4
 CEILING = 2.0
+LANDING = 1.0
 WORKERS = 3
 #: In which every turn is written once Honcho is well, on a busy machine.
 DONE = 40.0
@@ -56,6 +57,7 @@ def _lasting(
         logs=tmp_path_factory.mktemp("outages"),
         breaker_probe_seconds=PROBE,
         timeout_ceiling=CEILING,
+        landing_seconds=LANDING,
         lease_seconds=5,
     ) as deployment:
         yield deployment

@@ -57,7 +57,7 @@ def test_a_call_does_not_wait_for_a_gate_that_is_slow(
     deploy: Callable[..., Deployment], own_server: Server
 ) -> None:
     # Given a Redis that stops answering now and then, longer than the gate has
-    deployment = deploy(server=own_server, timeout_ceiling=1)
+    deployment = deploy(server=own_server, timeout_ceiling=1, landing_seconds=1)
     deployment.start(1)
     sessions = deployment.sessions(10)
     deployment.send(sessions)

@@ -59,7 +59,7 @@ def test_a_batch_that_times_out_at_the_ceiling_comes_again_at_half_its_size(
     deploy: Callable[..., Deployment], honcho: HonchoServer
 ) -> None:
     # Given a batch of eight turns that takes too long as a whole
-    deployment = deploy(timeout_ceiling=1.5)
+    deployment = deploy(timeout_ceiling=1.5, landing_seconds=1)
     (session,) = deployment.sessions(1)
     deployment.send([session], 8)
     honcho.control(stall=3600)
@@ -69,6 +69,32 @@ def test_a_batch_that_times_out_at_the_ceiling_comes_again_at_half_its_size(
     assert deployment.audit().is_clean
     assert _turns_per_call(deployment, honcho) == [4, 4]
     assert complaints(deployment.log()) == []
+    check_end(deployment)
+
+
+def test_a_call_that_lands_later_than_was_waited_is_found_counted_and_told_once(
+    deploy: Callable[..., Deployment], honcho: HonchoServer
+) -> None:
+    # Given a call that lands long after it was given up
+    deployment = deploy(timeout_ceiling=1, landing_seconds=0.5)
+    deployment.start(1, *THREADS)
+    (session,) = deployment.sessions(1)
+    honcho.control(stall=3)
+    deployment.send([session])
+    # When its turn is written again, and the session is asked for another one later
+    deployment.wait_until_written(DONE)
+    assert deployment.audit().is_clean
+    wait_until(lambda: deployment.audit().twice, DONE, "the call to land")
+    for _ in range(2):
+        honcho.control(fail=502, after=True)
+        deployment.send([session])
+        deployment.wait_until_written(DONE)
+    # Then it is counted, and said
+    assert deployment.store.counters()["twice"] == 1
+    said = complaints(deployment.log())
+    assert len(said) == 1, said
+    assert f"{session}-t0 of session" in said[0]
+    assert (deployment.audit().twice, deployment.audit().written) == (1, 3)
     check_end(deployment)
 
 
