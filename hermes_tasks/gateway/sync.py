@@ -204,6 +204,13 @@ class TurnSync:
         self._publisher.wake()
         return Receipt(turn.turn_id, turn.workspace, turn.session)
 
+    def warm_up(self) -> None:
+        """Connect to Redis now, in the background, rather than when the first turn comes.
+
+        Returns at once. The first turn then need not share the interpreter with that.
+        """
+        self._publisher.ask()
+
     def flush(
         self, *, session: str, workspace: str | None = None, timeout: float | None = None
     ) -> bool:

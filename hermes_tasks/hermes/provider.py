@@ -111,6 +111,7 @@ class HonchoTasksProvider(MemoryProvider):
         self._ended = False
         if not self._why_silent and self._sync is None:
             self._sync = sending.begin()
+            self._sync.warm_up()
         self._enter(session_id, Identity.of(config, session_id, context))
 
     def on_session_switch(

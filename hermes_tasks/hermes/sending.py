@@ -16,6 +16,8 @@ _users = 0
 def begin() -> TurnSync:
     """Use the sending side; :func:`end` gives it back.
 
+    While another is being closed this waits for it: what that one leaves goes before what is new.
+
     Raises:
         ConfigurationError: a setting cannot be used.
     """
@@ -32,10 +34,9 @@ def end(timeout: float) -> None:
     global _sync, _users
     with _lock:
         _users -= 1
-        if _users or _sync is None:
-            return
-        closing, _sync = _sync, None
-    closing.close(timeout)
+        if not _users and _sync is not None:
+            closing, _sync = _sync, None
+            closing.close(timeout)
 
 
 def _after_fork() -> None:
