@@ -7,7 +7,7 @@ number before it of the same session, while that one is still here, so that Redi
 A row goes through two more stations. Rows are sent in order, so one number each tells how far:
 *attempted*, it may have reached Redis; *accepted*, it has. An accepted row is kept for a while,
 because Redis forgets its last second or two when it dies, and is no longer pending. Which Redis
-process accepted them is noted, and written to the file: when another one answers, all that is kept
+process accepted them, and when, is written to the file: when another one answers, all that is kept
 becomes pending again, in its old order (:meth:`Outbox.confirm`).
 
 Two connections to the file: one writes, under a lock that is held for microseconds; the other reads
@@ -236,11 +236,12 @@ class Outbox:
         with self._lock:
             self._sending = (0, 0)
             if rows:
+                now = time.monotonic()
                 self._accepted = rows[-1].number
-                self._batches.append((time.monotonic(), self._accepted, len(rows)))
+                self._batches.append((now, self._accepted, len(rows)))
                 self.pending -= len(rows)
                 self.kept += len(rows)
-                self._note("accepted", self._accepted)
+                self._note("accepted", f"{self._accepted} {now}")
 
     def refuse(self, row: Row, reason: str) -> None:
         """Keep the oldest row aside that can never be sent, so that the ones behind it go on."""
@@ -368,10 +369,14 @@ class Outbox:
         if self.adopted:
             self.server = about.get("server")
             self._attempted = _EVERY
-            self._accepted = int(about.get("accepted", 0))
+            last, _, at = about.get("accepted", "0 0").partition(" ")
+            self._accepted = int(last)
             self.kept = self._count("turns WHERE number <= ?", self._accepted)
             if self.kept:
-                self._batches.append((time.monotonic(), self._accepted, self.kept))
+                # That clock is one for all processes. After the host was started again it tells
+                # less than has gone by, or nothing.
+                accepted_at = min(float(at), time.monotonic())
+                self._batches.append((accepted_at, self._accepted, self.kept))
         self.pending = self._count("turns WHERE number > ?", self._accepted)
 
     def _connect(self, database: str | Path) -> sqlite3.Connection:
@@ -416,7 +421,7 @@ class Outbox:
         self.pending += again
         self._accepted = 0
         self._batches.clear()
-        self._note("accepted", 0)
+        self._note("accepted", "0 0")
         return again
 
     def _count(self, what: str, *arguments: int) -> int:

@@ -7,8 +7,8 @@ and in which order).
 What Redis has accepted is kept for :data:`KEEP_SECONDS`, and until the same Redis process has
 answered after that; if another one answers, it is sent again, before all that is newer. A gateway
 that ends waits for none of this: its file stays, and the next gateway looks which Redis process
-accepted what is in it. If that one still answers nothing is sent again, however long ago it was. No
-clock is asked but the monotonic one of a process.
+accepted what is in it, and when. If that one still answers nothing is sent again, however long ago
+it was. No clock is asked but the monotonic one of the host.
 
 When the file cannot be written, turns go on into an outbox in memory, with one warning, and after a
 while a new file is tried. The order of turns is kept across all of them: rows of an outbox are

@@ -8,7 +8,7 @@ import shlex
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,9 @@ from hermes_tasks.testing.deployment import Deployment
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
+from tests.integration.test_gateway import start_gateway
 
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True),
-]
+pytestmark = pytest.mark.chaos
 
 SESSIONS = 6
 LEASE = 2.0
@@ -46,24 +44,31 @@ def compose_settings() -> dict[str, str]:
     return {name.removeprefix("--"): value for name, value in given if name != "--requirepass"}
 
 
-@pytest.fixture
+def start_redis() -> Server:
+    settings = compose_settings()
+    assert settings["appendfsync"] == "everysec"
+    return EmbeddedValkey(config=settings).start()
+
+
+@pytest.fixture(scope="module")
 def honcho() -> Iterator[HonchoServer]:
     with HonchoServer() as server:
         yield server
 
 
-@pytest.fixture
-def redis_server(make_server: Callable[..., Server]) -> Server:
-    settings = compose_settings()
-    assert settings["appendfsync"] == "everysec"
-    return make_server(config=settings)
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[Server]:
+    """The Redis of all tests here, which each leaves well; of others only its file is left."""
+    with start_redis() as server:
+        yield server
 
 
-@pytest.fixture
-def deployment(redis_server: Server, honcho: HonchoServer, tmp_path: Path) -> Iterator[Deployment]:
+@pytest.fixture(scope="module")
+def deployment(
+    redis_server: Server, honcho: HonchoServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     """Two workers of two slots, for which a call to Honcho is over soon."""
-    logs = tmp_path / "logs"
-    logs.mkdir()
+    logs = tmp_path_factory.mktemp("logs")
     with Deployment(
         redis_server, honcho, logs=logs, broker_options=PATIENCE, **SHORT
     ) as deployment:
@@ -72,11 +77,21 @@ def deployment(redis_server: Server, honcho: HonchoServer, tmp_path: Path) -> It
         yield deployment
 
 
+@pytest.fixture
+def idle(honcho: HonchoServer, tmp_path: Path) -> Iterator[tuple[Server, Deployment]]:
+    """A Redis that nobody has used, and a deployment without a worker yet."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with start_redis() as server, Deployment(server, honcho, logs=logs, **SHORT) as deployment:
+        yield server, deployment
+
+
 class Gateway:
     """A gateway, and somebody who talks to it all the time in sessions that he shares."""
 
     def __init__(self, name: str, deployment: Deployment, directory: Path) -> None:
         self.name = name
+        self._sessions = [f"{directory.parent.name}-{index}" for index in range(SESSIONS)]
         self.sync = TurnSync(settings=deployment.settings, workspace="w", outbox_dir=directory)
         # As everything in these tests, less patient than in life.
         self.sync._publisher._sender.link._answer_seconds = 1.0
@@ -102,7 +117,7 @@ class Gateway:
     def _talk(self) -> None:
         number = 0
         while not self._silent.wait(0.003):
-            session, turn_id = f"s{number % SESSIONS}", f"{self.name}-{number}"
+            session, turn_id = self._sessions[number % SESSIONS], f"{self.name}-{number}"
             begun = time.perf_counter()
             self.sync.sync_turn(
                 session=session,
@@ -174,13 +189,11 @@ def test_a_redis_that_loses_its_last_second_loses_no_turn(
 
 
 def test_flush_does_not_take_what_redis_has_forgotten_for_written(
-    redis_server: Server, honcho: HonchoServer, tmp_path: Path
+    idle: tuple[Server, Deployment], honcho: HonchoServer, tmp_path: Path
 ) -> None:
     # Given a Redis that has accepted turns, and has lost them since with its last second,
-    with (
-        Deployment(redis_server, honcho, **SHORT) as deployment,
-        TurnSync(settings=deployment.settings, workspace="w", outbox_dir=tmp_path / "o") as sync,
-    ):
+    redis_server, deployment = idle
+    with TurnSync(settings=deployment.settings, workspace="w", outbox_dir=tmp_path / "o") as sync:
         kept = redis_server.written
         for number in range(3):
             sync.sync_turn(session="s", messages=[{"peer": "igor", "content": str(number)}])
@@ -194,6 +207,25 @@ def test_flush_does_not_take_what_redis_has_forgotten_for_written(
         deployment.start(1, "-P", "threads", "-c", "1")
         assert sync.flush(session="s", timeout=DONE)
         assert [entry["content"] for entry in honcho.log("s")] == ["0", "1", "2"]
+
+
+def test_a_gateway_that_dies_with_its_redis_leaves_what_that_has_forgotten(
+    idle: tuple[Server, Deployment], honcho: HonchoServer, tmp_path: Path
+) -> None:
+    redis_server, deployment = idle
+    # Given a gateway that is killed when Redis has accepted its turns,
+    kept = redis_server.written
+    with start_gateway(deployment.settings, tmp_path, 0, 5, session="t") as process:
+        wait_until(lambda: accepted(deployment) == 5, 20.0, "the turns to be accepted")
+        process.kill()
+    # and a Redis that has lost them since,
+    redis_server.lose_power(kept)
+    redis_server.start()
+    # I expect the next gateway to find them all, and to send them
+    deployment.start(1, "-P", "threads", "-c", "1")
+    with TurnSync(settings=deployment.settings, workspace="w", outbox_dir=tmp_path) as sync:
+        assert sync.flush(session="t", timeout=DONE)
+    assert [entry["content"] for entry in honcho.log("t")] == ["0", "1", "2", "3", "4"]
 
 
 def test_a_redis_that_does_not_answer_for_longer_than_anybody_waits(
@@ -243,6 +275,7 @@ def test_a_redis_that_reads_its_file_for_a_while(
         time.sleep(0.05)
     reading.join()
     assert "BusyLoadingError" in refused
+    redis_server.configure("key-load-delay", 0)
     wait_for_accepted(deployment, 100)
     found = all_written(gateways, honcho)
     assert found.is_clean, found

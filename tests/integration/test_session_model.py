@@ -475,7 +475,10 @@ class Model:
         session.rewritten = [id for id in session.rewritten if id not in twice]
         return True
 
-    def bury(self, name: str, token: str, id: str, *, reason: str) -> str | None:
+    def bury(self, name: str, token: str, id: str, *, reason: str, in_doubt: bool) -> str | None:
+        session = self.sessions[name]
+        if session.token == token and not in_doubt:
+            session.answer_intent()
         return self._settle(name, token, [id], reason)
 
     def _settle(self, name: str, token: str, ids: Sequence[str], reason: str = "") -> str | None:
@@ -1000,10 +1003,15 @@ class SessionMachine(RuleBasedStateMachine):
     def bury(self, data: st.DataObject) -> None:
         work = data.draw(st.sampled_from(self.work))
         book, item = self.books[work.session], data.draw(st.sampled_from(work.claim.items))
-        trace = self.call("bury", work.session, work.token, item.id, reason="poison")
+        in_doubt = not work.began or data.draw(st.booleans())
+        trace = self.call(
+            "bury", work.session, work.token, item.id, reason="poison", in_doubt=in_doubt
+        )
         assert (trace is not None) == (book.holder == work.token), "the fence of commit"
         if trace is not None:
             book.gone.setdefault(item.number, "dead")
+            if not in_doubt:
+                self._answered(book)
 
     @precondition(lambda self: self.work)
     @rule(data=st.data(), outcome=st.sampled_from(sorted(set(Outcome) - {Outcome.LAPSED})))
@@ -1405,6 +1413,7 @@ BROKEN: dict[str, Edits] = {
         ]
     },
     "a call that ended somehow was answered": {"postpone": [("ARGV[6] == '0'", "true")]},
+    "a dead letter ends what is in doubt": {"commit": [("ARGV[5] == '0'", "true")]},
     "an answer to a question is one to the call before it": {
         "commit": [("intent and how == 'written'", "intent")]
     },

@@ -447,6 +447,26 @@ def test_what_a_process_had_sent_last_goes_again_only_to_another_server(
     assert list(directory.iterdir()) == []
 
 
+def test_gateways_that_live_for_a_moment_leave_no_files_behind(
+    directory: Path, open_spool: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given gateways that close right after a server has accepted their turns, one after another,
+    for number in range(3):
+        spool = open_spool()
+        spool.append("a", f"a{number}", "{}")
+        assert [row.turn_id for _, row in send(spool)] == [f"a{number}"]
+        spool.close()
+    assert len(list(directory.glob("*.db"))) == 3
+    # if another one opens the directory when the server cannot forget those any more,
+    monkeypatch.setattr(spool_module, "KEEP_SECONDS", 0.0)
+    spool = open_spool()
+    send(spool)
+    # I expect it not to wait any longer for them
+    assert spool.keep_until is None
+    spool.close()
+    assert list(directory.iterdir()) == []
+
+
 def test_what_redis_gave_up_is_not_sent_again(open_spool: Callable[..., Spool]) -> None:
     spool = open_spool()
     for number in range(3):
