@@ -2,14 +2,14 @@
 
 How long the host may wait here, in seconds, whatever Honcho, Redis and the workers do:
 
-================================  ==============================================================
-``sync_turn``, ``on_memory_write``  nothing: they append to the outbox
-a tool that writes a conclusion   nothing, likewise
-a tool that reads                 :data:`TOOL_FLUSH_SECONDS`, then the host's time-out for Honcho
-``on_session_end``                :data:`SESSION_END_SECONDS`
-``shutdown``                      :data:`SHUTDOWN_SECONDS`, and what the bundled provider needs
-                                  for it, up to :data:`BUNDLED_SHUTDOWN_SECONDS`
-================================  ==============================================================
+===========================================  ===================================================
+``sync_turn``, ``on_memory_write``           nothing: they append to the outbox
+a tool that writes a conclusion              nothing, likewise
+a tool that reads                            :data:`TOOL_FLUSH_SECONDS`, then the host's time-out
+``on_session_end``                           :data:`SESSION_END_SECONDS`
+``shutdown``                                 :data:`SHUTDOWN_SECONDS`, and what the bundled one
+                                             needs, up to :data:`BUNDLED_SHUTDOWN_SECONDS`
+===========================================  ===================================================
 
 What is not written by then is not lost: it is in the outbox or in Redis.
 """
@@ -112,7 +112,7 @@ class HonchoTasksProvider(MemoryProvider):
         if not self._why_silent and self._sync is None:
             self._sync = sending.begin()
             self._sync.warm_up()
-        self._enter(session_id, Identity.of(config, session_id, context))
+        self._enter(session_id, Identity.of(config, session_id, context), self.bundled)
 
     def on_session_switch(
         self,
@@ -138,8 +138,8 @@ class HonchoTasksProvider(MemoryProvider):
         if fresh == identity:
             self._identities[new_session_id] = identity
             return
-        self._bundled = None  # it cannot change its session; a new one can begin in another
-        self._enter(new_session_id, fresh)
+        # The bundled one cannot change its session; a new one can begin in another.
+        self._enter(new_session_id, fresh, bundled.load())
 
     def on_session_end(self, messages: list[dict[str, Any]]) -> None:
         """Wait until what was said is written, up to :data:`SESSION_END_SECONDS`."""
@@ -157,10 +157,10 @@ class HonchoTasksProvider(MemoryProvider):
         if self._bundled is not None:
             self._leave_bundled(self._bundled.shutdown, BUNDLED_SHUTDOWN_SECONDS)
 
-    def _enter(self, session_id: str, identity: Identity) -> None:
-        self._identity = self._identities[session_id] = identity
-        provider = self.bundled
+    def _enter(self, session_id: str, identity: Identity, provider: Any) -> None:
         bundled.guide(provider, identity, writes=not self._why_silent)
+        self._bundled = provider
+        self._identity = self._identities[session_id] = identity
         self._leave_bundled(
             lambda: provider.initialize(session_id, **self._context), INITIALIZE_SECONDS
         )
@@ -308,10 +308,10 @@ class HonchoTasksProvider(MemoryProvider):
     # -- reading, and whatever else the host asks of a provider: the bundled one does it --------
 
     def system_prompt_block(self) -> str:
-        return str(self.bundled.system_prompt_block())
+        return self.bundled.system_prompt_block() or ""
 
     def prefetch(self, query: str, *, session_id: str = "") -> str:
-        return str(self.bundled.prefetch(query, session_id=session_id))
+        return self.bundled.prefetch(query, session_id=session_id) or ""
 
     def queue_prefetch(self, query: str, *, session_id: str = "") -> None:
         self.bundled.queue_prefetch(query, session_id=session_id)
@@ -320,7 +320,7 @@ class HonchoTasksProvider(MemoryProvider):
         self.bundled.on_turn_start(turn_number, message, **context)
 
     def on_pre_compress(self, messages: list[dict[str, Any]]) -> str:
-        return str(self.bundled.on_pre_compress(messages))
+        return self.bundled.on_pre_compress(messages) or ""
 
     def on_delegation(
         self, task: str, result: str, *, child_session_id: str = "", **context: Any
