@@ -127,9 +127,10 @@ def test_a_turn_that_honcho_refuses_takes_no_other_along(
     begin: Begin, honcho: HonchoServer
 ) -> None:
     host = begin()
+    before = honcho.stats()["statuses"].get("422", 0)
     honcho.control(fail=422)
     host.say(1)
-    wait_until(lambda: honcho.stats()["statuses"].get("422"), 10, "the refusal")
+    wait_until(lambda: honcho.stats()["statuses"].get("422", 0) > before, 10, "the refusal")
     host.say(2, 3)
     host.wait_until_stored(2, 3)
 

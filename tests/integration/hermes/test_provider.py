@@ -77,6 +77,10 @@ def test_a_conversation_is_remembered_and_can_be_recalled(
     assert "Honcho Memory" in host.manager.build_system_prompt()
     host.manager.on_turn_start(2, "hi")
     assert host.provider.bundled._turn_count == 2
+    # down to what is recalled for the next turn
+    host.call("honcho_profile", card=["drives a red car"])
+    host.manager.queue_prefetch_all("Where is it?")
+    wait_until(lambda: "red car" in host.manager.prefetch_all("Where is it?"), 10, "recall")
 
 
 def test_facts_become_conclusions_in_their_place(begin: Begin, honcho: HonchoServer) -> None:
