@@ -80,6 +80,12 @@ def test_the_environment_has_the_last_word(
     assert options["client_name"] == "e"
 
 
+def test_a_call_may_land_some_time_after_its_longest() -> None:
+    settings = Settings(timeout_ceiling=20, landing_seconds=5)
+    app = make_app(settings, set_as_current=False)
+    assert app.conf.broker_transport_options["session_landing"] == 25
+
+
 def test_without_a_celeryconfig_the_defaults_stand(
     write_celeryconfig: Callable[[str], None],
 ) -> None:

@@ -107,7 +107,7 @@ def write(
             lease.begin()
             if again:
                 stored = set(journal.log(session))
-                lease.commit([m.id for m in lease.messages if m.args[1] in stored])
+                lease.commit_found([m.id for m in lease.messages if m.args[1] in stored])
                 numbers = [n for n in numbers if n not in stored]
             if gate is not None and not again:
                 journal.wait_at(gate)

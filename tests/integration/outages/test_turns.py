@@ -72,6 +72,29 @@ def test_a_batch_that_times_out_at_the_ceiling_comes_again_at_half_its_size(
     check_end(deployment)
 
 
+def test_nobody_waits_for_a_call_that_was_answered_or_has_landed(
+    deploy: Callable[..., Deployment], honcho: HonchoServer
+) -> None:
+    # Given that a call may land for longer than anybody waits here
+    deployment = deploy(landing_seconds=3600)
+    deployment.start(1, *THREADS)
+    (session,) = deployment.sessions(1)
+    # When one is refused for now, one is applied and not answered, and one finds no room
+    for fault in (
+        {"fail": 503},
+        {"fail": 502, "after": True},
+        {"cut": True, "after": True},
+        {"fail": 429, "retry_after": "0.1"},
+    ):
+        honcho.control(**fault)
+        deployment.send([session], 2)
+        # Then what it carried, and what comes after, is written soon
+        deployment.wait_until_written(DONE)
+    assert deployment.audit().is_clean
+    assert "awaited" not in deployment.store.counters()
+    check_end(deployment)
+
+
 def test_a_call_that_lands_later_than_was_waited_is_found_counted_and_told_once(
     deploy: Callable[..., Deployment], honcho: HonchoServer
 ) -> None:
