@@ -78,7 +78,9 @@ class HonchoTasksProvider(MemoryProvider):
         self._unwritten: set[str] = set()
         self._why_silent = "this session has not begun"
         self._ended = False
-        self._bounded = Bounded("honcho-tasks-call")
+        self._calls = Bounded("honcho-tasks-call")
+        # Apart from the calls: when those hang, a session can still begin.
+        self._lifecycle = Bounded("honcho-tasks-bundled")
 
     @property
     def name(self) -> str:
@@ -168,7 +170,7 @@ class HonchoTasksProvider(MemoryProvider):
     def _leave_bundled(self, call: Callable[[], Any], timeout: float) -> None:
         """Let the bundled provider do something that nothing of ours depends on."""
         try:
-            self._bounded.run(call, timeout)
+            self._lifecycle.run(call, timeout)
         except TookTooLong:
             logger.info("the bundled Honcho provider takes its time; it is not waited for")
         except Exception as error:  # noqa: BLE001 - it must not take our part along
@@ -244,7 +246,7 @@ class HonchoTasksProvider(MemoryProvider):
         self._unwritten.add(identity.session)
 
     def _flush(self, timeout: float) -> None:
-        """Wait until what this session was given is written.
+        """Wait until what this session was given is written, or as long as any flush may take.
 
         Raises:
             StillSyncing: it is not yet.
@@ -252,6 +254,7 @@ class HonchoTasksProvider(MemoryProvider):
         sync, identity = self._sync, self._identity
         if sync is None or identity is None or identity.session not in self._unwritten:
             return
+        timeout = min(timeout, sync.settings.flush_timeout)
         # Before the wait: what comes meanwhile is not waited for.
         self._unwritten.discard(identity.session)
         try:
@@ -276,8 +279,8 @@ class HonchoTasksProvider(MemoryProvider):
             return _error(f"nothing is written: {self._why_silent}")
         try:
             if not writes:
-                self._flush(min(TOOL_FLUSH_SECONDS, self._flush_timeout))
-            return self._bounded.run(
+                self._flush(TOOL_FLUSH_SECONDS)
+            return self._calls.run(
                 lambda: str(self.bundled.handle_tool_call(tool_name, args, **context)),
                 (self._config and self._config.timeout) or READ_SECONDS,
             )
@@ -300,10 +303,6 @@ class HonchoTasksProvider(MemoryProvider):
         except InvalidTurn as error:
             return _error(f"this cannot be a conclusion: {error}")
         return json.dumps({"result": f"Conclusion saved for {peer}: {conclusion}"})
-
-    @property
-    def _flush_timeout(self) -> float:
-        return self._sync.settings.flush_timeout if self._sync is not None else TOOL_FLUSH_SECONDS
 
     # -- reading, and whatever else the host asks of a provider: the bundled one does it --------
 
