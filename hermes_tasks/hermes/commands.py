@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def _queue(settings: Settings) -> list[tuple[str, str]]:
     from hermes_tasks.cli.status import read_status, turn_lines
 
     counters, gates = read_status(settings)
-    lines = list(turn_lines(Counter(counters)))
+    lines = list(turn_lines(counters))
     lines += [(f"calls to {gate.name}", gate.state) for gate in gates]
     return lines
 
