@@ -10,6 +10,9 @@ import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -21,6 +24,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from hermes_tasks.testing.honcho import recall
 from hermes_tasks.testing.honcho.faults import Fault, Faults
+from hermes_tasks.testing.honcho.journal import Journal
 from hermes_tasks.testing.honcho.store import Rejected, Session, Store, unprocessable
 
 if TYPE_CHECKING:
@@ -56,11 +60,42 @@ class Connection(Protocol):
         super().connection_lost(exc)
 
 
-class StandIn:
-    """The service: one store, and one list of faults, for all connections."""
+def _journaled(work: Callable[[StandIn, Request, Any], Any]) -> Callable[..., Any]:
+    """It changes the store: with a journal, it is done again by a stand-in that starts anew."""
 
-    def __init__(self, api_key: str | None = None) -> None:
+    @wraps(work)
+    def done(standin: StandIn, request: Request, body: Any) -> Any:
+        answer = work(standin, request, body)
+        if standin.journal is not None:
+            standin.journal.write(
+                {
+                    "work": work.__name__,
+                    "params": request.path_params,
+                    "body": body,
+                    "arrived": request.state.arrived,
+                    "landed": time.monotonic(),
+                    "port": request.client.port if request.client else None,
+                }
+            )
+        return answer
+
+    return done
+
+
+class StandIn:
+    """The service: one store, and one list of faults, for all connections.
+
+    Args:
+        api_key: let in nobody without this bearer token.
+        journal: file that keeps what is stored, and what was stored before.
+
+    Attributes:
+        journal: takes what is stored, if it is to be kept.
+    """
+
+    def __init__(self, api_key: str | None = None, journal: Path | None = None) -> None:
         self.store = Store()
+        self.journal: Journal | None = None
         self.faults = Faults()
         self.faults.api_key = api_key
         self._calls: Counter[str] = Counter()
@@ -68,6 +103,13 @@ class StandIn:
         self._open: Counter[str] = Counter()
         self._in_flight = self._most_in_flight = self._overlaps = 0
         self._arrivals: list[tuple[float, str]] = []
+        if journal is not None:
+            kept = Journal(journal)
+            for entry in kept.entries():
+                getattr(self, entry["work"])(
+                    SimpleNamespace(path_params=entry["params"]), entry["body"]
+                )
+            self.journal = kept
 
     def app(self) -> Starlette:
         """The ASGI application, for a uvicorn whose ``http`` is :class:`Connection`."""
@@ -111,22 +153,27 @@ class StandIn:
 
     # -- what the service does -----------------------------------------------------------------
 
+    @_journaled
     def _workspace(self, request: Request, body: Any) -> Any:
         return self.store.workspace(body).to_json()
 
+    @_journaled
     def _peer(self, request: Request, body: Any) -> Any:
         return self.store.peer(request.path_params["workspace"], body)
 
+    @_journaled
     def _session(self, request: Request, body: Any) -> Any:
         return self.store.session(request.path_params["workspace"], body).to_json()
 
     def _found(self, request: Request) -> Session:
         return self.store.find(**request.path_params)
 
+    @_journaled
     def _delete_session(self, request: Request, body: Any) -> Any:
         self.store.delete(**request.path_params)
         return {"message": "Session deletion accepted"}
 
+    @_journaled
     def _join(self, request: Request, body: Any) -> Any:
         session = self._found(request)
         self.store.join(session, body)
@@ -138,6 +185,7 @@ class StandIn:
         members = [{**peers[peer], "configuration": session.peers[peer]} for peer in session.peers]
         return _page(request, members)
 
+    @_journaled
     def _add_messages(self, request: Request, body: Any) -> Any:
         return self.store.add_messages(**request.path_params, body=body)
 
@@ -147,6 +195,7 @@ class StandIn:
         found = self.store.list_messages(**request.path_params, filters=filters, reverse=reverse)
         return _page(request, found)
 
+    @_journaled
     def _conclude(self, request: Request, body: Any) -> Any:
         return self.store.add_conclusions(request.path_params["workspace"], body)
 
@@ -199,6 +248,7 @@ class StandIn:
     ) -> Route:
         async def endpoint(request: Request) -> Response:
             raw = await request.body()
+            request.state.arrived = time.monotonic()
             # The service reads a request in many steps; what was reset by then is discarded.
             for _ in range(2):
                 await asyncio.sleep(0)
