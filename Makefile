@@ -40,7 +40,7 @@ format: install  ## Format the code and fix what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install  ## Measure against stock Celery on this machine.
+bench: install  ## Measure against stock Celery, and against the host's bundled provider, on this machine.
 	$(BIN)/python -m benchmarks
 
 install: $(VENV)/.installed

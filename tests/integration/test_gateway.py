@@ -33,6 +33,7 @@ from hermes_tasks.transport.keys import Names
 
 SECRET = "what nobody but Honcho may read"
 SESSION = "telegram:42"
+RECALLED = "<memory-context>igor likes tea</memory-context>"
 
 one_server = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
@@ -177,14 +178,14 @@ def test_turns_are_written_in_order_and_flush_waits_for_them(
     receipt = gateway.sync_turn(
         session=SESSION,
         messages=[
-            {"peer": "igor", "content": "hi", "metadata": {"mood": "good"}},
+            {"peer": "igor", "content": f"{RECALLED}hi", "metadata": {"mood": "good"}},
             {"peer": "hermes", "content": "hello"},
         ],
         metadata={"mood": "unknown", "channel": "telegram"},
     )
     say(gateway, *numbers(0, 50))
     say(gateway, *numbers(0, 50), session="other")
-    # I expect them in Honcho when flush returns, in order
+    # I expect them in Honcho when flush returns, in order, without what was recalled
     assert gateway.flush(session=SESSION, timeout=20)
     assert written(honcho) == ["hi", "hello", *numbers(0, 50)]
     assert gateway.flush(session="other", timeout=20)

@@ -22,6 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from hermes_tasks.testing.honcho import recall
 from hermes_tasks.testing.honcho.faults import Fault, Faults
 from hermes_tasks.testing.honcho.journal import Journal
 from hermes_tasks.testing.honcho.store import Rejected, Session, Store, unprocessable
@@ -114,6 +115,7 @@ class StandIn:
         """The ASGI application, for a uvicorn whose ``http`` is :class:`Connection`."""
         one, messages = API + "/{workspace}", API + "/{workspace}/sessions/{session}/messages"
         session = API + "/{workspace}/sessions/{session}"
+        peer = API + "/{workspace}/peers/{peer}"
         return Starlette(
             routes=[
                 self._route(API, "workspaces", self._workspace),
@@ -126,6 +128,19 @@ class StandIn:
                 self._route(messages + "/list", "list", self._list_messages),
                 self._route(one + "/conclusions", "conclusions", self._conclude, "POST", 201),
                 self._route(one + "/conclusions/list", "list", self._list_conclusions),
+                self._route(session + "/context", "recall", self._context, "GET"),
+                self._route(session + "/peers/{peer}/config", "recall", self._settings, "GET"),
+                self._route(peer + "/context", "recall", self._peer_context, "GET"),
+                self._route(peer + "/card", "recall", self._card, "GET"),
+                self._route(peer + "/card", "peers", self._set_card, "PUT"),
+                self._route(peer + "/chat", "recall", self._chat),
+                self._route(peer + "/representation", "recall", self._representation),
+                self._route(peer + "/search", "recall", self._search),
+                self._route(one + "/search", "recall", self._search),
+                self._route(one + "/conclusions/query", "recall", self._find_conclusions),
+                self._route(
+                    one + "/conclusions/{conclusion}", "conclusions", self._forget, "DELETE"
+                ),
                 Route("/health", self._health),
                 Route("/_log", self._log),
                 Route("/_conclusions", self._concluded),
@@ -190,6 +205,41 @@ class StandIn:
         workspace = request.path_params["workspace"]
         found = self.store.list_conclusions(workspace, filters, reverse=reverse)
         return _page(request, found)
+
+    def _context(self, request: Request, body: Any) -> Any:
+        return recall.context(self._found(request))
+
+    def _settings(self, request: Request, body: Any) -> Any:
+        names = request.path_params
+        return recall.peer_settings(
+            self.store.find(names["workspace"], names["session"]), names["peer"]
+        )
+
+    def _peer_context(self, request: Request, body: Any) -> Any:
+        return recall.peer_context(self.store, **request.path_params, query=request.query_params)
+
+    def _card(self, request: Request, body: Any) -> Any:
+        return recall.card(self.store, **request.path_params, query=request.query_params)
+
+    def _set_card(self, request: Request, body: Any) -> Any:
+        names, query = request.path_params, request.query_params
+        return recall.set_card(self.store, **names, query=query, body=body)
+
+    def _chat(self, request: Request, body: Any) -> Any:
+        return recall.answer(self.store, request.path_params["workspace"], body)
+
+    def _representation(self, request: Request, body: Any) -> Any:
+        return {"representation": ""}
+
+    def _search(self, request: Request, body: Any) -> Any:
+        return recall.search(self.store, request.path_params["workspace"], body)
+
+    def _find_conclusions(self, request: Request, body: Any) -> Any:
+        return recall.find_conclusions(self.store, request.path_params["workspace"], body)
+
+    def _forget(self, request: Request, body: Any) -> Any:
+        recall.delete_conclusion(self.store, **request.path_params)
+        return {}
 
     # -- what may happen to a call -------------------------------------------------------------
 
