@@ -13,7 +13,7 @@ PYTEST_ARGS ?= --numprocesses 3
 HONCHO_NEWEST := 2.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench up install clean
+.PHONY: help demo test chaos lint format bench up install clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: lint $(VENV)/honcho-$(HONCHO_NEWEST)  ## Lint, check types, run every test
 	PYTHONPATH=$(CURDIR)/$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+chaos: install  ## Hurt a whole deployment for a minute and count what arrived: [SEED=…] [SECONDS=…] [RUNS=…].
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS))
+
 lint: install  ## Check format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,7 +40,7 @@ format: install  ## Format the code and fix what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install  ## Measure against stock Celery on this machine.
+bench: install  ## Measure against stock Celery, and against the host's bundled provider, on this machine.
 	$(BIN)/python -m benchmarks
 
 install: $(VENV)/.installed

@@ -8,7 +8,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from benchmarks import batching, gate, takeover, unbatched
+from benchmarks import batching, gate, provider, takeover, unbatched
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def main() -> int:
     for cost in (alone, gated):
         print(f"  {cost.name:24}{cost}")
     met &= _bar("added by the gate, p50", gated.p50 - alone.p50, at_most=0.3)
+
+    met &= provider.table(0.1)
     return 0 if met else 1
 
 

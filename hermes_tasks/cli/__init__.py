@@ -21,6 +21,7 @@ from hermes_tasks.cli.config import config
 from hermes_tasks.cli.dead import dead
 from hermes_tasks.cli.demo import demo
 from hermes_tasks.cli.group import Group
+from hermes_tasks.cli.install_plugin import install_plugin
 from hermes_tasks.cli.replay import replay
 from hermes_tasks.cli.status import status
 from hermes_tasks.cli.up import up
@@ -44,5 +45,5 @@ def main() -> None:
     """
 
 
-for command in (config, status, dead, check, replay, up, demo):
+for command in (config, status, dead, check, replay, install_plugin, up, demo):
     main.add_command(command)

@@ -117,20 +117,19 @@ class Sender:
             answer: PushAnswer | RedisError
             answer = PushAnswer("accepted", 0) if push is None else next(answers)
             if push is not None and isinstance(answer, PushAnswer) and answer.status == "gap":
-                answer = self._close_gap(push, packed)
+                answer = self._close_gap(push)
             if isinstance(answer, RedisError):
                 raise self._failure(answer) from answer
             yield answer
 
-    def _close_gap(self, push: Push, packed: Sequence[Push | None]) -> PushAnswer | RedisError:
+    def _close_gap(self, push: Push) -> PushAnswer | RedisError:
         """Send a message again that Redis refused because the one before it never arrived.
 
-        If that one is in the same batch it has arrived by now. Otherwise it was refused or dropped,
-        or Redis lost it: all before this one has been accepted, so it is next in any case.
+        That one was refused or dropped, or Redis lost it, or had it from elsewhere, as it does when
+        it is sent again and still queued. Whichever it was, all before this one has been answered
+        by now: it is next, and names no predecessor any more, so that it can meet no second gap.
         """
-        numbers = [each.options["sent"] for each in packed if each and each.session == push.session]
-        if push.options["previous"] not in numbers:
-            push = replace(push, options={**push.options, "previous": None})
+        push = replace(push, options={**push.options, "previous": None})
         try:
             (answer,) = push_all(self.link.channel().sessions, [push])
         except FAILURES as error:

@@ -24,6 +24,7 @@ from hermes_tasks.gateway.publisher import Publisher
 from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.identity import honcho_id
+from hermes_tasks.scrub import scrub
 from hermes_tasks.transport import Names
 from hermes_tasks.turns import Conclusion, Memory, Turn
 
@@ -139,6 +140,8 @@ class TurnSync:
     ) -> Receipt:
         """Accept a turn: check it, put it into the outbox, return. Never waits for the network.
 
+        Recalled memory is taken out of it (:mod:`hermes_tasks.scrub`).
+
         Args:
             session: key of the session, such as ``"telegram:42"``; made a valid id.
             messages: mappings with ``peer`` and ``content``, optionally ``created_at`` and
@@ -155,7 +158,7 @@ class TurnSync:
         turn = Turn.create(
             self.settings.honcho_workspace_id if workspace is None else workspace,
             session,
-            messages if metadata is None else _with_metadata(messages, metadata),
+            _scrubbed(messages if metadata is None else _with_metadata(messages, metadata)),
             turn_id=turn_id,
             backend=self.settings.backend,
             peers=peers,
@@ -195,7 +198,7 @@ class TurnSync:
                 session,
                 observer,
                 observed,
-                content,
+                scrub(content) if isinstance(content, str) else content,
                 turn_id=turn_id,
                 backend=self.settings.backend,
             )
@@ -206,6 +209,13 @@ class TurnSync:
         self._spool.append(turn.session_key, turn.turn_id, body)
         self._publisher.wake()
         return Receipt(turn.turn_id, turn.workspace, turn.session)
+
+    def warm_up(self) -> None:
+        """Connect to Redis now, in the background, rather than when the first turn comes.
+
+        Returns at once. The first turn then need not share the interpreter with that.
+        """
+        self._publisher.ask()
 
     def flush(
         self, *, session: str, workspace: str | None = None, timeout: float | None = None
@@ -331,6 +341,18 @@ def _with_metadata(messages: Any, metadata: Any) -> Any:
         {**message, "metadata": {**metadata, **own}}
         if isinstance(message, Mapping)
         and isinstance(own := message.get("metadata") or {}, Mapping)
+        else message
+        for message in messages
+    ]
+
+
+def _scrubbed(messages: Any) -> Any:
+    """The messages without recalled memory in them. What is no message is left as it is."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+        return messages
+    return [
+        {**message, "content": scrub(content)}
+        if isinstance(message, Mapping) and isinstance(content := message.get("content"), str)
         else message
         for message in messages
     ]

@@ -16,6 +16,7 @@ from typing import Any
 
 from hermes_tasks.errors import InvalidTurn, SourceError
 from hermes_tasks.replay.sources import Target, derive_turn_id
+from hermes_tasks.scrub import scrub
 from hermes_tasks.turns import Turn
 
 _FIELDS = ("session", "peer", "content")
@@ -39,7 +40,7 @@ class JsonLines:
                     message = self._parse(line, number)
                     place = places[message["session"]]
                     places[message["session"]] += 1
-                    if not message["content"].strip():
+                    if not scrub(message["content"]).strip():
                         self.left_out += 1
                         continue
                     yield self._turn(message, place, number)
@@ -75,7 +76,7 @@ class JsonLines:
             return Turn.create(
                 self._target.workspace,
                 session,
-                [{"peer": peer, "content": content, "created_at": created_at}],
+                [{"peer": peer, "content": scrub(content), "created_at": created_at}],
                 turn_id=derive_turn_id("jsonl", session, place, peer, content, created_at),
                 backend=self._target.backend,
                 ask=True,

@@ -20,6 +20,7 @@ from typing import Any
 
 from hermes_tasks.errors import InvalidTurn, SourceError
 from hermes_tasks.replay.sources import Target, derive_turn_id
+from hermes_tasks.scrub import scrub
 from hermes_tasks.turns import Turn
 
 _BUSY_SECONDS = 10.0
@@ -100,7 +101,7 @@ class StateDb:
             if role in ("user", "assistant")
             and is_active
             and not is_compacted
-            and (text := _text(content)).strip()
+            and (text := scrub(_text(content))).strip()
         ]
         self.left_out += len(rows) - len(kept)
         return kept

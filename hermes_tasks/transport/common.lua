@@ -31,6 +31,7 @@
 --   senders                  the last message of each of the four latest
 --   buried                   its first dead letter: numbers of older ones are of a session that was
 --                            forgotten meanwhile
+--   given_up                 ids of its latest dead letters
 --   intent                   "first last until asked" of the calls that are in doubt: the messages
 --                            they carried, the ms before which one may still land (0: none can),
 --                            and how often it was asked in vain whether one has
@@ -57,6 +58,7 @@ local DEAD_LETTERS = 10000      -- kept, about
 local REMEMBER_MS = 86400000    -- an idle session is remembered for a day: deduplication
 local TRACE_FIRST, TRACE_LAST = 10, 30   -- lines kept: how it began, and how it is now
 local REWRITTEN = 16            -- ids kept of a session, to be looked for once more
+local GIVEN_UP = 16             -- ids kept of a session, not to be taken from a gateway once more
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -131,6 +133,11 @@ local function bury(name, item, reason, detail, lines)
   local dropped = redis.call('XTRIM', DEAD, 'MAXLEN', '~', DEAD_LETTERS)
   if dropped > 0 then count('dead_trimmed', dropped) end
   redis.call('HSETNX', SESSION, 'buried', entry)
+  local ids = {item.id}
+  for id in string.gmatch(redis.call('HGET', SESSION, 'given_up') or '', '%S+') do
+    if #ids < GIVEN_UP and id ~= item.id then ids[#ids + 1] = id end
+  end
+  redis.call('HSET', SESSION, 'given_up', table.concat(ids, ' '))
   forget({item.id})
   count('dead:' .. reason)
 end

@@ -6,7 +6,8 @@
 --       10 sender, or '-'  11 its number  12 the number it sent before for this session, or ''
 -- Returns {answer, number, id of each message given up…}, answer one of
 --   accepted   appended; the session is queued if it was idle
---   duplicate  this id is queued, or is the last one its sender had accepted: nothing changed
+--   duplicate  this id is queued, or is the last one its sender had accepted, or a sender's that
+--              was given up: nothing changed
 --   gap        the sender's previous message never arrived here: nothing changed
 --   retried    the head was replaced in place; its delay is the session's wake time
 --   stale      a retry whose claim is over: dropped, the message itself is where it was
@@ -45,10 +46,18 @@ if redis.call('SISMEMBER', IDS, id) == 1 then
   return {'duplicate', 0}
 end
 
+-- A gateway sends again what Redis may have forgotten. A dead letter of it comes back by being
+-- retried, and to its place; pushed, it would come behind what was accepted after it.
+local latest, given_up = unpack(redis.call('HMGET', SESSION, 'senders', 'given_up'))
+if sender ~= '-' and given_up and string.find(' ' .. given_up .. ' ', ' ' .. id .. ' ', 1, true) then
+  count('duplicate')
+  return {'duplicate', 0}
+end
+
 -- The last message accepted from each of the four latest senders: "sender number id" each.
 local senders = {table.concat({sender, ms(sent), id}, ' ')}
 for other, number, last in
-    string.gmatch(redis.call('HGET', SESSION, 'senders') or '', '(%S+) (%d+) (%S+)') do
+    string.gmatch(latest or '', '(%S+) (%d+) (%S+)') do
   if last == id then
     count('duplicate')
     return {'duplicate', 0}

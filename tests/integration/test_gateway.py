@@ -28,9 +28,12 @@ from hermes_tasks.identity import honcho_id
 from hermes_tasks.testing.honcho.server import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport import SessionStore
+from hermes_tasks.transport.keys import Names
 
 SECRET = "what nobody but Honcho may read"
 SESSION = "telegram:42"
+RECALLED = "<memory-context>igor likes tea</memory-context>"
 
 one_server = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
@@ -175,14 +178,14 @@ def test_turns_are_written_in_order_and_flush_waits_for_them(
     receipt = gateway.sync_turn(
         session=SESSION,
         messages=[
-            {"peer": "igor", "content": "hi", "metadata": {"mood": "good"}},
+            {"peer": "igor", "content": f"{RECALLED}hi", "metadata": {"mood": "good"}},
             {"peer": "hermes", "content": "hello"},
         ],
         metadata={"mood": "unknown", "channel": "telegram"},
     )
     say(gateway, *numbers(0, 50))
     say(gateway, *numbers(0, 50), session="other")
-    # I expect them in Honcho when flush returns, in order
+    # I expect them in Honcho when flush returns, in order, without what was recalled
     assert gateway.flush(session=SESSION, timeout=20)
     assert written(honcho) == ["hi", "hello", *numbers(0, 50)]
     assert gateway.flush(session="other", timeout=20)
@@ -569,6 +572,31 @@ def test_a_gap_is_closed_by_sending_without_predecessor(
     stats: Any = redis_client.hgetall(f"{{{settings.prefix}}}:stats")
     assert (stats[b"accepted"], stats[b"gap"]) == (b"2", b"1")
     assert gateway.refused == 1
+
+
+@one_server
+def test_a_gap_behind_a_turn_that_redis_has_from_elsewhere_is_closed_too(
+    settings: Settings, make_gateway: Callable[..., TurnSync], redis_client: redis.Redis
+) -> None:
+    # Given a turn that Redis has queued, without knowing its number at this gateway,
+    # as when turns of many dead gateways were sent again,
+    gateway = make_gateway()
+    key = f"default:w:{honcho_id(SESSION)}"
+    say(gateway, "1")
+    wait_until(lambda: gateway.pending == 0, 10, "the first turn to be sent")
+    SessionStore(redis_client, Names(settings.prefix)).push(key, "{}", id="known")
+    # if that turn is sent again in one batch with the one behind it,
+    redis_client.client_pause(300)
+    message = {"peer": "igor", "content": "2"}
+    gateway.sync_turn(session=SESSION, messages=[message], turn_id="known")
+    gateway.sync_turn(session=SESSION, messages=[message], turn_id="next")
+    wait_until(lambda: gateway.pending == 0, 10, "the rows to be sent")
+    # I expect both to be there
+    prefix = f"{{{settings.prefix}}}"
+    stats: Any = redis_client.hgetall(f"{prefix}:stats")
+    assert (stats[b"duplicate"], stats[b"gap"]) == (b"1", b"1")
+    ids: Any = redis_client.smembers(f"{prefix}:session:{key}:ids")
+    assert ids > {b"known", b"next"}
 
 
 @one_server

@@ -90,7 +90,8 @@ def test_what_was_said_in_hermes_arrives_in_order_and_nothing_else_does(
         "user",
         [{"type": "text", "text": "And here?"}, {"type": "image_url", "image_url": {"url": "x"}}],
     )
-    database.append_message("talk", "assistant", "Shelves.")
+    recalled = "<memory-context>igor has a cellar</memory-context>"
+    database.append_message("talk", "assistant", f"{recalled}Shelves.")
     taken_back = database.append_message("talk", "user", "Never mind this.")
     database.append_message("talk", "assistant", "Fine.")
     database.rewind_to_message("talk", taken_back)

@@ -68,7 +68,16 @@ OPTIONS = SessionOptions(
     landing=25,
 )
 #: Fields of the hash of an idle session.
-REMEMBERED = {"accepted", "settled", "written", "rewritten", "epoch", "senders", "buried"}
+REMEMBERED = {
+    "accepted",
+    "settled",
+    "written",
+    "rewritten",
+    "epoch",
+    "senders",
+    "buried",
+    "given_up",
+}
 INTERVAL, GRACE = 0.25, 3.0
 LANDING = OPTIONS.landing_ms
 REWRITTEN = 16
@@ -256,6 +265,7 @@ class ModelSession:
     epoch: int = 0
     written: int = 0
     rewritten: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
     senders: list[tuple[str, int, str]] = field(default_factory=list)
     watched: int | None = None
 
@@ -308,6 +318,8 @@ class Model:
     def _bury(self, name: str, message: Message, reason: str) -> None:
         self.dead.append((name, message.id, reason))
         self.counts[f"dead:{reason}"] += 1
+        given_up = self.sessions[name].given_up
+        given_up[:] = [message.id, *(id for id in given_up if id != message.id)][:16]
 
     def _announce(self, name: str) -> None:
         session = self.sessions[name]
@@ -373,7 +385,12 @@ class Model:
                 session.add_trace(self.now, f"retried, in {delay:.1f} s")
             return PushAnswer("retried", session.inflight[0].number if session.inflight else 0)
         known = {who: (number, last) for who, number, last in session.senders}
-        if id in [m.id for m in session.queued] or id in [last for _, last in known.values()]:
+        given_up = sender != "-" and id in session.given_up
+        if (
+            given_up
+            or id in [m.id for m in session.queued]
+            or id in [last for _, last in known.values()]
+        ):
             self.counts["duplicate"] += 1
             return PushAnswer("duplicate", 0)
         known_sender = sender in known

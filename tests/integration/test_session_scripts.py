@@ -115,6 +115,17 @@ def test_a_senders_last_id_is_a_duplicate_though_it_is_written(store: SessionSto
     assert store.progress(S).state == "idle"
 
 
+def test_a_gateway_that_repeats_itself_brings_no_dead_letter_back(store: SessionStore) -> None:
+    push(store, "1", sender="g", sent=1)
+    claim(store)
+    store.bury(S, "t", "1", reason="poison")
+    complete(store, Outcome.ENDED)
+    push(store, "2", sender="g", sent=2, previous=1)
+    assert push(store, "1", sender="g", sent=1)[0].status == "duplicate"
+    # Who has no outbox sends nothing by itself: it was asked to.
+    assert push(store, "1")[0].status == "accepted"
+
+
 def test_a_message_whose_predecessor_never_arrived_is_a_gap(store: SessionStore) -> None:
     push(store, "1", sender="g", sent=1)
     assert push(store, "3", sender="g", sent=3, previous=2) == [PushAnswer("gap", 0)]

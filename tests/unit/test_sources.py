@@ -104,6 +104,14 @@ def test_blank_messages_are_left_out_and_counted(tmp_path: Path) -> None:
     assert source.left_out == 1
 
 
+def test_recalled_memory_is_no_part_of_what_was_said(tmp_path: Path) -> None:
+    recalled = "<memory-context>likes tea</memory-context>"
+    lines = line(content=f"{recalled}Hello"), line(content=recalled)
+    source = open_source(write_lines(tmp_path / "a", *lines), TARGET)
+    assert [turn.messages[0].content for turn in source.turns()] == ["Hello"]
+    assert source.left_out == 1
+
+
 @pytest.mark.parametrize("name", ["gone.jsonl", "gone.db"])
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(SourceError, match="No such file"):

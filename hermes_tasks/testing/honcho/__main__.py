@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 
 import uvicorn
 
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--api-key", help="let in nobody without this bearer token")
+    parser.add_argument("--journal", type=Path, help="file that keeps what is stored")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin is closed")
     options = parser.parse_args(arguments)
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: cannot listen on {options.host}:{options.port}: {error}", file=sys.stderr)
         return 1
     config = uvicorn.Config(
-        StandIn(options.api_key).app(),
+        StandIn(options.api_key, options.journal).app(),
         http=Connection,
         lifespan="off",
         ws="none",

@@ -10,6 +10,9 @@ import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -19,7 +22,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from hermes_tasks.testing.honcho import recall
 from hermes_tasks.testing.honcho.faults import Fault, Faults
+from hermes_tasks.testing.honcho.journal import Journal
 from hermes_tasks.testing.honcho.store import Rejected, Session, Store, unprocessable
 
 if TYPE_CHECKING:
@@ -55,11 +60,42 @@ class Connection(Protocol):
         super().connection_lost(exc)
 
 
-class StandIn:
-    """The service: one store, and one list of faults, for all connections."""
+def _journaled(work: Callable[[StandIn, Request, Any], Any]) -> Callable[..., Any]:
+    """It changes the store: with a journal, it is done again by a stand-in that starts anew."""
 
-    def __init__(self, api_key: str | None = None) -> None:
+    @wraps(work)
+    def done(standin: StandIn, request: Request, body: Any) -> Any:
+        answer = work(standin, request, body)
+        if standin.journal is not None:
+            standin.journal.write(
+                {
+                    "work": work.__name__,
+                    "params": request.path_params,
+                    "body": body,
+                    "arrived": request.state.arrived,
+                    "landed": time.monotonic(),
+                    "port": request.client.port if request.client else None,
+                }
+            )
+        return answer
+
+    return done
+
+
+class StandIn:
+    """The service: one store, and one list of faults, for all connections.
+
+    Args:
+        api_key: let in nobody without this bearer token.
+        journal: file that keeps what is stored, and what was stored before.
+
+    Attributes:
+        journal: takes what is stored, if it is to be kept.
+    """
+
+    def __init__(self, api_key: str | None = None, journal: Path | None = None) -> None:
         self.store = Store()
+        self.journal: Journal | None = None
         self.faults = Faults()
         self.faults.api_key = api_key
         self._calls: Counter[str] = Counter()
@@ -67,11 +103,19 @@ class StandIn:
         self._open: Counter[str] = Counter()
         self._in_flight = self._most_in_flight = self._overlaps = 0
         self._arrivals: list[tuple[float, str]] = []
+        if journal is not None:
+            kept = Journal(journal)
+            for entry in kept.entries():
+                getattr(self, entry["work"])(
+                    SimpleNamespace(path_params=entry["params"]), entry["body"]
+                )
+            self.journal = kept
 
     def app(self) -> Starlette:
         """The ASGI application, for a uvicorn whose ``http`` is :class:`Connection`."""
         one, messages = API + "/{workspace}", API + "/{workspace}/sessions/{session}/messages"
         session = API + "/{workspace}/sessions/{session}"
+        peer = API + "/{workspace}/peers/{peer}"
         return Starlette(
             routes=[
                 self._route(API, "workspaces", self._workspace),
@@ -84,6 +128,19 @@ class StandIn:
                 self._route(messages + "/list", "list", self._list_messages),
                 self._route(one + "/conclusions", "conclusions", self._conclude, "POST", 201),
                 self._route(one + "/conclusions/list", "list", self._list_conclusions),
+                self._route(session + "/context", "recall", self._context, "GET"),
+                self._route(session + "/peers/{peer}/config", "recall", self._settings, "GET"),
+                self._route(peer + "/context", "recall", self._peer_context, "GET"),
+                self._route(peer + "/card", "recall", self._card, "GET"),
+                self._route(peer + "/card", "peers", self._set_card, "PUT"),
+                self._route(peer + "/chat", "recall", self._chat),
+                self._route(peer + "/representation", "recall", self._representation),
+                self._route(peer + "/search", "recall", self._search),
+                self._route(one + "/search", "recall", self._search),
+                self._route(one + "/conclusions/query", "recall", self._find_conclusions),
+                self._route(
+                    one + "/conclusions/{conclusion}", "conclusions", self._forget, "DELETE"
+                ),
                 Route("/health", self._health),
                 Route("/_log", self._log),
                 Route("/_conclusions", self._concluded),
@@ -96,22 +153,27 @@ class StandIn:
 
     # -- what the service does -----------------------------------------------------------------
 
+    @_journaled
     def _workspace(self, request: Request, body: Any) -> Any:
         return self.store.workspace(body).to_json()
 
+    @_journaled
     def _peer(self, request: Request, body: Any) -> Any:
         return self.store.peer(request.path_params["workspace"], body)
 
+    @_journaled
     def _session(self, request: Request, body: Any) -> Any:
         return self.store.session(request.path_params["workspace"], body).to_json()
 
     def _found(self, request: Request) -> Session:
         return self.store.find(**request.path_params)
 
+    @_journaled
     def _delete_session(self, request: Request, body: Any) -> Any:
         self.store.delete(**request.path_params)
         return {"message": "Session deletion accepted"}
 
+    @_journaled
     def _join(self, request: Request, body: Any) -> Any:
         session = self._found(request)
         self.store.join(session, body)
@@ -123,6 +185,7 @@ class StandIn:
         members = [{**peers[peer], "configuration": session.peers[peer]} for peer in session.peers]
         return _page(request, members)
 
+    @_journaled
     def _add_messages(self, request: Request, body: Any) -> Any:
         return self.store.add_messages(**request.path_params, body=body)
 
@@ -132,6 +195,7 @@ class StandIn:
         found = self.store.list_messages(**request.path_params, filters=filters, reverse=reverse)
         return _page(request, found)
 
+    @_journaled
     def _conclude(self, request: Request, body: Any) -> Any:
         return self.store.add_conclusions(request.path_params["workspace"], body)
 
@@ -142,6 +206,41 @@ class StandIn:
         found = self.store.list_conclusions(workspace, filters, reverse=reverse)
         return _page(request, found)
 
+    def _context(self, request: Request, body: Any) -> Any:
+        return recall.context(self._found(request))
+
+    def _settings(self, request: Request, body: Any) -> Any:
+        names = request.path_params
+        return recall.peer_settings(
+            self.store.find(names["workspace"], names["session"]), names["peer"]
+        )
+
+    def _peer_context(self, request: Request, body: Any) -> Any:
+        return recall.peer_context(self.store, **request.path_params, query=request.query_params)
+
+    def _card(self, request: Request, body: Any) -> Any:
+        return recall.card(self.store, **request.path_params, query=request.query_params)
+
+    def _set_card(self, request: Request, body: Any) -> Any:
+        names, query = request.path_params, request.query_params
+        return recall.set_card(self.store, **names, query=query, body=body)
+
+    def _chat(self, request: Request, body: Any) -> Any:
+        return recall.answer(self.store, request.path_params["workspace"], body)
+
+    def _representation(self, request: Request, body: Any) -> Any:
+        return {"representation": ""}
+
+    def _search(self, request: Request, body: Any) -> Any:
+        return recall.search(self.store, request.path_params["workspace"], body)
+
+    def _find_conclusions(self, request: Request, body: Any) -> Any:
+        return recall.find_conclusions(self.store, request.path_params["workspace"], body)
+
+    def _forget(self, request: Request, body: Any) -> Any:
+        recall.delete_conclusion(self.store, **request.path_params)
+        return {}
+
     # -- what may happen to a call -------------------------------------------------------------
 
     def _route(
@@ -149,6 +248,7 @@ class StandIn:
     ) -> Route:
         async def endpoint(request: Request) -> Response:
             raw = await request.body()
+            request.state.arrived = time.monotonic()
             # The service reads a request in many steps; what was reset by then is discarded.
             for _ in range(2):
                 await asyncio.sleep(0)

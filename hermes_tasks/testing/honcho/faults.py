@@ -11,8 +11,8 @@ from typing import Any
 
 FOREVER = -1
 WRITES = ("messages", "conclusions")
-ROUTES = ("workspaces", "peers", "sessions", *WRITES, "list")
-"""``list`` are the questions, for messages and for conclusions."""
+ROUTES = ("workspaces", "peers", "sessions", *WRITES, "list", "recall")
+"""``list`` are the questions, for messages and for conclusions; ``recall`` what a host reads."""
 
 MODES = ("fail", "stall", "drip", "cut")
 

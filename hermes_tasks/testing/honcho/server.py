@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
@@ -26,11 +27,16 @@ class HonchoServer:
     Args:
         port: TCP port of 127.0.0.1; a free one, which stays the same over restarts, by default.
         api_key: let in nobody without this bearer token.
+        journal: file that keeps what it stores over restarts, and with it when each call came and
+            landed; see :mod:`~.journal`.
     """
 
-    def __init__(self, *, port: int = 0, api_key: str | None = None) -> None:
+    def __init__(
+        self, *, port: int = 0, api_key: str | None = None, journal: Path | None = None
+    ) -> None:
         self._port = port
         self._api_key = api_key
+        self._journal = journal
         self._process: subprocess.Popen[bytes] | None = None
         self._url: str | None = None
 
@@ -126,6 +132,8 @@ class HonchoServer:
         command += ["--port", str(self._port)]
         if self._api_key is not None:
             command += ["--api-key", self._api_key]
+        if self._journal is not None:
+            command += ["--journal", str(self._journal)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -138,7 +146,7 @@ class HonchoServer:
         return self
 
     def stop(self) -> None:
-        """End it. What it stored is gone."""
+        """End it. What it stored is gone, unless it keeps a journal."""
         if self._process is not None:
             self._process.kill()
             for stream in (self._process.stdin, self._process.stdout):
@@ -148,7 +156,7 @@ class HonchoServer:
             self._process = None
 
     def restart(self) -> None:
-        """Start it anew, empty, on the same port."""
+        """Start it anew on the same port: empty, unless it keeps a journal."""
         self.stop()
         self.start()
 

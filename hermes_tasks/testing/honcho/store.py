@@ -59,7 +59,7 @@ class Session:
 
 @dataclass(slots=True)
 class Workspace:
-    """A workspace: its peers, sessions and conclusions."""
+    """A workspace: its peers, sessions, conclusions, and cards by observer and observed."""
 
     id: str
     created_at: str
@@ -68,6 +68,7 @@ class Workspace:
     peers: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
     conclusions: list[dict[str, Any]] = field(default_factory=list)
+    cards: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -34,7 +34,16 @@ def store_of(app: Celery) -> Iterator[SessionStore]:
 
 
 #: What is remembered of an idle session.
-REMEMBERED = {b"accepted", b"settled", b"written", b"rewritten", b"epoch", b"senders", b"buried"}
+REMEMBERED = {
+    b"accepted",
+    b"settled",
+    b"written",
+    b"rewritten",
+    b"epoch",
+    b"senders",
+    b"buried",
+    b"given_up",
+}
 
 
 class Load:
