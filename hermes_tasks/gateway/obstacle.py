@@ -84,6 +84,8 @@ def _reason(
         )
     if progress.state == "leased":
         return "a worker is writing", later
+    if progress.ahead == 0:
+        return "no worker has been free to take them", later
     others = "other session" if progress.ahead == 1 else "other sessions"
     return f"every worker is busy, and {progress.ahead} {others} may go first", later
 
