@@ -29,7 +29,7 @@ SESSIONS = 6
 LEASE = 2.0
 #: How long clients wait for Redis, in seconds; the defaults are ten and more times as long.
 PATIENCE = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
-#: A call to Honcho is over soon, what a worker leaves is soon taken up, and no session is ever full.
+#: A call to Honcho is over soon, what a worker leaves is soon taken up, no session is ever full.
 SHORT: dict[str, Any] = {
     "lease_seconds": LEASE,
     "timeout_ceiling": 1,
