@@ -60,7 +60,11 @@ local why
 if state == 'open' then
   if probe_due() and redis.call('EXISTS', HELD) == 0 then start_probe(name) else why = 'open' end
 elseif state == 'probing' then
-  if name ~= probe_session or not through then why = 'probing' end
+  if name ~= probe_session or not through then
+    why = 'probing'
+  elseif pause_until > now then   -- a call of the probe before this one has been answered so
+    why = 'pause'
+  end
 else
   why = obstacle(through)
 end

@@ -554,6 +554,8 @@ class GateRules:
             case State.PROBING:
                 if session != self.breaker.probe_session or not (permit or followup):
                     return self._hold(session, call, Why.PROBING)
+                if self.pause.until > now:
+                    return self._hold(session, call, Why.PAUSE)
             case State.CLOSED:
                 why = self._why_not(now, through=permit or followup)
                 if why is not None:

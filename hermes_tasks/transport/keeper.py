@@ -46,12 +46,14 @@ class Holding:
 
     Attributes:
         outcome: set once the claim is over but Redis has not been told yet.
+        missed: its lease was not there when it was last renewed.
     """
 
     claim: Claimed
     settles: bool
     since: float = field(default_factory=time.monotonic)
     outcome: Outcome | None = None
+    missed: bool = False
 
     @property
     def id(self) -> str:
@@ -184,13 +186,13 @@ class Keeper:
         held = [h for h in list(self._held.values()) if h.since > oldest]
         pairs = [(h.claim.session, h.claim.token) for h in held]
         for holding, alive in zip(held, self.store.renew(pairs), strict=True):
-            if not alive and holding.outcome is None:
-                session = holding.claim.session
-                # Not lost if its task gave the lease away, and is just ending.
-                given = self.store.progress(session).state in ("held", "sleeping")
-                level = logging.DEBUG if given else logging.WARNING
-                logger.log(level, "The lease on session %s is lost", session)
+            if alive or holding.outcome is not None:
+                continue
+            if holding.missed:
+                logger.warning("The lease on session %s is lost", holding.claim.session)
                 self._discard(holding)
+            # The first time, its task may have given the lease away, and be just ending.
+            holding.missed = True
 
     def _rescue(self) -> None:
         found = self.store.rescue(TICK, GRACE)

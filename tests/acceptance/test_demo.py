@@ -43,7 +43,14 @@ def test_a_worker_is_killed_and_nothing_is_lost_doubled_or_out_of_order() -> Non
 def test_a_honcho_of_one_s_own_is_used_and_what_does_not_arrive_is_counted() -> None:
     with HonchoServer() as honcho:
         honcho.control(fail=422, times=-1)
-        result = demo(HONCHO_URL=honcho.url)
+        # Of this one, too, it is known that a call is over soon.
+        result = demo(
+            HONCHO_URL=honcho.url,
+            HERMES_TASKS_TIMEOUT_FLOOR="1",
+            HERMES_TASKS_TIMEOUT_DEFAULT="2",
+            HERMES_TASKS_TIMEOUT_CEILING="2",
+            HERMES_TASKS_LANDING_SECONDS="1",
+        )
         assert honcho.log() == []
     assert result.returncode == 1, result.stderr
     assert last_row(result.stdout) == [6, 96, 0, 96, 0, 0]

@@ -666,7 +666,7 @@ def test_what_the_gate_promises_holds_and_the_rules_agree(redis_client: redis.Re
 #: What is undone, and in which script. The ledger must notice each, without the rules.
 BROKEN: dict[str, Edits] = {
     "an open breaker lets a newcomer be a second probe": {
-        "admit": [("if name ~= probe_session or not through then why = 'probing' end", "")]
+        "admit": [("if name ~= probe_session or not through then", "if false then")]
     },
     "who was held first is not first": {
         "admit": [("redis.call('RPUSH', HELD, name)", "redis.call('LPUSH', HELD, name)")]

@@ -29,8 +29,13 @@ SESSIONS = 6
 LEASE = 2.0
 #: How long clients wait for Redis, in seconds; the defaults are ten and more times as long.
 PATIENCE = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
-#: A call to Honcho is over soon, and what a worker leaves behind is soon taken up.
-SHORT: dict[str, Any] = {"lease_seconds": LEASE, "timeout_ceiling": 1, "landing_seconds": 0.5}
+#: A call to Honcho is over soon, what a worker leaves is soon taken up, no session is ever full.
+SHORT: dict[str, Any] = {
+    "lease_seconds": LEASE,
+    "timeout_ceiling": 1,
+    "landing_seconds": 0.5,
+    "backlog_limit": 100_000,
+}
 #: Seconds until all is written once Redis is well, on a busy machine.
 DONE = 40.0
 
