@@ -22,6 +22,18 @@ logger = logging.getLogger(__name__)
 ROWS_AT_ONCE = 32
 """Rows that are sent in one round trip."""
 
+ROWS_IN_COMPANY = 8
+"""The same while turns come: a round trip is Python from end to end, for which a caller may have to
+wait. Five turns at once took 1.3 to 2.7 ms beside it (99th percentile), and 4.4 to 6 ms beside 32
+rows.
+"""
+
+ROWS_BEHIND = 1_000
+"""Rows that wait when catching up matters more than that."""
+
+COMPANY_SECONDS = 0.1
+"""How long after one turn another is expected."""
+
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_LONGEST_SECONDS = 10.0
 """Waits while Redis takes nothing: doubling from the first to the longest, jittered by half."""
@@ -162,7 +174,7 @@ class Publisher:
             if self._spool.head() is not outbox:
                 return  # another process answers: what is older goes first
             # A row that failed goes alone: it would make those behind it be sent again and again.
-            rows = outbox.rows(1 if self._failures else ROWS_AT_ONCE)
+            rows = outbox.rows(1 if self._failures else self._batch(outbox))
             rows = outbox.mark(rows) if rows else []
             if rows:
                 self._deliver(outbox, rows)
@@ -220,6 +232,10 @@ class Publisher:
                 return packed, error
             latest[row.session_key] = row.number
         return packed, None
+
+    def _batch(self, outbox: Outbox) -> int:
+        fresh = time.monotonic() < self._spool.appended_at + COMPANY_SECONDS
+        return ROWS_IN_COMPANY if fresh and outbox.pending < ROWS_BEHIND else ROWS_AT_ONCE
 
     def _let_callers_finish(self) -> None:
         """Begin when no turn has come for a moment: several in a row come to an undisturbed end."""
