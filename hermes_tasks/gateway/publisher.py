@@ -28,8 +28,8 @@ wait. Five turns at once took 1.3 to 2.7 ms beside it (99th percentile), and 4.4
 rows.
 """
 
-ROWS_BEHIND = 1_000
-"""Rows that wait when catching up matters more than that."""
+FAR_SECONDS = 0.02
+"""How long the latest round trip took when Redis is so far away that fewer of them matter more."""
 
 COMPANY_SECONDS = 0.1
 """How long after one turn another is expected."""
@@ -90,6 +90,7 @@ class Publisher:
         self._delay = BACKOFF_FIRST_SECONDS
         self._failures = 0
         self._retry_at = 0.0
+        self._round_trip_seconds = 0.0
 
     @property
     def retry_after(self) -> float:
@@ -174,7 +175,7 @@ class Publisher:
             if self._spool.head() is not outbox:
                 return  # another process answers: what is older goes first
             # A row that failed goes alone: it would make those behind it be sent again and again.
-            rows = outbox.rows(1 if self._failures else self._batch(outbox))
+            rows = outbox.rows(1 if self._failures else self._batch())
             rows = outbox.mark(rows) if rows else []
             if rows:
                 self._deliver(outbox, rows)
@@ -196,6 +197,7 @@ class Publisher:
         accepted = 0
         try:
             packed, failure = self._pack(outbox, rows)
+            begun = time.monotonic()
             try:
                 for answer in self._sender.send(packed):
                     if answer.dropped:
@@ -203,6 +205,7 @@ class Publisher:
                         self._spool.given_up(rows[accepted].session_key, answer.dropped)
                     accepted += 1
             finally:
+                self._round_trip_seconds = time.monotonic() - begun
                 outbox.accept(rows[:accepted])
                 self.published += accepted
                 if accepted:
@@ -233,9 +236,10 @@ class Publisher:
             latest[row.session_key] = row.number
         return packed, None
 
-    def _batch(self, outbox: Outbox) -> int:
+    def _batch(self) -> int:
         fresh = time.monotonic() < self._spool.appended_at + COMPANY_SECONDS
-        return ROWS_IN_COMPANY if fresh and outbox.pending < ROWS_BEHIND else ROWS_AT_ONCE
+        near = self._round_trip_seconds < FAR_SECONDS
+        return ROWS_IN_COMPANY if fresh and near else ROWS_AT_ONCE
 
     def _let_callers_finish(self) -> None:
         """Begin when no turn has come for a moment: several in a row come to an undisturbed end."""
