@@ -58,8 +58,9 @@ class StillSyncing(HermesTasksError):
     Attributes:
         waiting: how many turns of the session wait.
         seconds: how long was waited for them.
+        oldest: seconds since Redis accepted the oldest of them; ``None``: it has not, or is away.
         reason: why they are not written yet.
-        retry_after: seconds after which to ask again, where that is known.
+        retry_after: seconds after which to ask again.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class StillSyncing(HermesTasksError):
         *,
         waiting: int = 0,
         seconds: float = 0.0,
+        oldest: float | None = None,
         reason: str = "",
-        retry_after: float | None = None,
+        retry_after: float = 1.0,
     ) -> None:
         super().__init__(message)
         self.waiting = waiting
         self.seconds = seconds
+        self.oldest = oldest
         self.reason = reason
         self.retry_after = retry_after
 

@@ -7,8 +7,10 @@ here, and whoever connects anew sees another :attr:`Link.server`.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as OtherServer
@@ -71,6 +73,8 @@ class Link:
         self._safe_url = safe_url
         self._connection: Any = None
         self._channel: Any = None
+        self._made: WeakSet[Any] = WeakSet()
+        self._making = threading.Lock()
 
     def channel(self) -> Any:
         """A channel on which Redis has answered once.
@@ -87,6 +91,7 @@ class Link:
             max_retries=0,
             retry_on_timeout=False,
             session_meet=self._meet,
+            session_made=self._remember,
             socket_connect_timeout=self._at_most(self._connect_seconds),
             socket_timeout=self._at_most(self._answer_seconds),
         )
@@ -133,10 +138,15 @@ class Link:
             self._connection.release()
 
     def abort(self) -> None:
-        """Let a call that waits in another thread fail now."""
-        channel = self._channel
-        if channel is not None:
-            channel.pool.disconnect()
+        """Let a call that waits in another thread for an answer fail now."""
+        with self._making:
+            made = list(self._made)
+        for connection in made:
+            connection.disconnect()
+
+    def _remember(self, connection: Any) -> None:
+        with self._making:
+            self._made.add(connection)
 
     def _meet(self, server: str) -> None:
         if self.server is None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from hermes_tasks.app import make_app
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import InvalidTurn
+from hermes_tasks.gate import Policy
 from hermes_tasks.gateway.flush import Flush
 from hermes_tasks.gateway.link import Link
 from hermes_tasks.gateway.outbox import using_sqlite
@@ -24,6 +25,7 @@ from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.identity import honcho_id
 from hermes_tasks.scrub import scrub
+from hermes_tasks.transport import Names
 from hermes_tasks.turns import Conclusion, Memory, Turn
 
 logger = logging.getLogger(__name__)
@@ -119,7 +121,11 @@ class TurnSync:
         sender = Sender(self._app, Link(self._app, url))
         self._publisher = Publisher(self._spool, sender)
         link = Link(self._app, url, connect=PROGRESS_SECONDS, answer=PROGRESS_SECONDS)
-        self._flush = Flush(self._spool, self._publisher, link)
+        names = Names(
+            self.settings.prefix, self.settings.broker_options.get("global_keyprefix", "")
+        )
+        policy = Policy.from_settings(self.settings)
+        self._flush = Flush(self._spool, self._publisher, link, names, policy)
         self._closing = threading.RLock()
 
     def sync_turn(

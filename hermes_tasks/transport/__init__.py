@@ -77,7 +77,8 @@ Transport options
 :class:`~hermes_tasks.transport.sessions.SessionOptions`. All of :mod:`kombu.transport.redis` work,
 ``global_keyprefix`` included. ``session_meet``, a callable, is told the run id of the Redis process
 at the other end of every new connection, before anything is sent over it; what it raises refuses
-the connection.
+the connection. ``session_made``, a callable, is told every connection of redis-py when it is made,
+before it connects: to disconnect it ends whatever waits for it.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def run_queue(prefix: str = DEFAULT_PREFIX) -> Queue:
 __all__ = [
     "BatchMessage",
     "BatchTask",
+    "Names",
     "OrderedTask",
     "Progress",
     "Push",

@@ -178,7 +178,8 @@ class SessionChannel(kombu_redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._connparams(asynchronous)
         connection_class: Any = parameters["connection_class"]
-        meet = self.connection.client.transport_options.get("session_meet")
+        options = self.connection.client.transport_options
+        meet, made = options.get("session_meet"), options.get("session_made")
 
         class Connection(connection_class):
             """Tells errors of the server's state, which pass, from those of a command."""
@@ -187,6 +188,8 @@ class SessionChannel(kombu_redis.Channel):
                 super().__init__(**kwargs)
                 if meet is not None:
                     self.register_connect_callback(self._met)
+                if made is not None:
+                    made(self)
 
             def _met(self, _connection: Any) -> None:
                 """Say which server answers before anything is sent to it."""

@@ -13,8 +13,8 @@
 -- the lease: whoever holds it asks what was written.
 
 local how = ARGV[3]
-local token, intent, tries, lines, highest, rewritten =
-  unpack(redis.call('HMGET', SESSION, 'token', 'intent', 'tries', 'trace', 'written', 'rewritten'))
+local token, intent, tries, lines, highest, rewritten, watched = unpack(redis.call('HMGET', SESSION,
+  'token', 'intent', 'tries', 'trace', 'written', 'rewritten', 'watched'))
 if token ~= ARGV[2] then return -1 end
 allow_full_memory()
 local is_written = how == 'written' or how == 'found' or how == 'twice'
@@ -80,6 +80,7 @@ if is_written then
   count('written', settled)
   if intent and how == 'written' then answer_intent(intent) end
 end
+announce(watched)
 if head_settled and (tries or lines) then redis.call('HDEL', SESSION, 'tries', 'trace') end
 if is_written then return settled end
 return head_settled and lines or ''

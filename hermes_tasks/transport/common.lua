@@ -36,6 +36,8 @@
 --                            they carried, the ms before which one may still land (0: none can),
 --                            and how often it was asked in vain whether one has
 --   rewritten                ids of the latest messages that were written while in doubt
+--   watched                  the number up to which somebody waits for its messages: when they are
+--                            settled, that is told on the channel that has the hash's name, once
 -- Of the claim:
 --   token, worker            who holds the lease
 --   progress                 messages settled under it
@@ -91,6 +93,17 @@ local function next_head() return head_of(BACKLOG) or head_of(WAITING) end
 local function forget(ids)
   redis.call('SREM', IDS, unpack(ids))
   redis.call('HINCRBY', SESSION, 'settled', #ids)
+end
+
+-- Tell who waits for it that everything up to the number watched is settled. Whoever settles messages
+-- calls this when it has taken them out, with the field; without one it costs nothing. A channel needs
+-- no key, and a user who may not publish settles all the same: who waits also looks by himself.
+local function announce(watched)
+  if not watched then return end
+  local head = head_of(INFLIGHT) or next_head()
+  if head and head.number <= tonumber(watched) then return end
+  redis.call('HDEL', SESSION, 'watched')
+  redis.pcall('PUBLISH', SESSION, '')
 end
 
 -- Add a line to what the head went through. "held: …" is a wait, everything else a failure.

@@ -25,8 +25,8 @@
 
 local name, token, outcome, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local now = now_ms()
-local holder, wake, progress, intent, noted, lines, highest = unpack(redis.call('HMGET', SESSION,
-  'token', 'wake', 'progress', 'intent', 'noted', 'trace', 'written'))
+local holder, wake, progress, intent, noted, lines, highest, watched = unpack(redis.call('HMGET',
+  SESSION, 'token', 'wake', 'progress', 'intent', 'noted', 'trace', 'written', 'watched'))
 if outcome == 'lapsed' then
   local expiry = redis.call('ZSCORE', LEASES, name)
   if not expiry or tonumber(expiry) > now then return {'lost'} end
@@ -98,6 +98,8 @@ else
     state = sleep_until(name, now + wait * (0.5 + tonumber(ARGV[7]) / 2))
   end
 end
+
+if settled or given_up then announce(watched) end
 
 local entry
 if ARGV[9] == '1' and (#KEYS == 12 or redis.call('EXISTS', unpack(KEYS, 13)) == 0) then

@@ -106,6 +106,10 @@ class Names:
         base = self.key("session", _unmistakable(session))
         return (base, *(f"{base}:{part}" for part in PARTS), *self._shared)
 
+    def channel(self, session: str) -> str:
+        """The channel on which it is announced that messages of a session are settled."""
+        return self.session(session)[0]
+
     def session_of_key(self, key: str) -> str | None:
         """The session whose hash, or one of its parts, has this key; ``None`` for other keys."""
         found = self._named("session", key)

@@ -12,5 +12,8 @@ for _, list in ipairs({BACKLOG, WAITING}) do
   end
   redis.call('DEL', list)
 end
-if dropped > 0 then count('purged', dropped) end
+if dropped > 0 then
+  count('purged', dropped)
+  announce(redis.call('HGET', SESSION, 'watched'))
+end
 return dropped

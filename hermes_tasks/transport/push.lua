@@ -48,7 +48,8 @@ end
 
 -- A gateway sends again what Redis may have forgotten. A dead letter of it comes back by being
 -- retried, and to its place; pushed, it would come behind what was accepted after it.
-local latest, given_up = unpack(redis.call('HMGET', SESSION, 'senders', 'given_up'))
+local latest, given_up, state, watched =
+  unpack(redis.call('HMGET', SESSION, 'senders', 'given_up', 'state', 'watched'))
 if sender ~= '-' and given_up and string.find(' ' .. given_up .. ' ', ' ' .. id .. ' ', 1, true) then
   count('duplicate')
   return {'duplicate', 0}
@@ -75,7 +76,6 @@ for other, number, last in
   end
 end
 
-local state = redis.call('HGET', SESSION, 'state')
 local number = redis.call('HINCRBY', SESSION, 'accepted', 1)   -- refused if memory is full
 if not state then
   redis.call('PERSIST', SESSION)
@@ -90,6 +90,7 @@ if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber
     local lost = parse(redis.call('LPOP', BACKLOG))
     bury(name, lost, 'overflow')
     answer[#answer + 1] = lost.id
+    announce(watched)
   end
 end
 count('accepted')

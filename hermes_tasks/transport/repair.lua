@@ -11,8 +11,8 @@
 -- it has messages and neither.
 
 local name, bound, now = ARGV[1], tonumber(ARGV[2]), now_ms()
-local state, token, accepted, written, intent =
-  unpack(redis.call('HMGET', SESSION, 'state', 'token', 'accepted', 'written', 'intent'))
+local state, token, accepted, written, intent, watched = unpack(redis.call('HMGET', SESSION, 'state',
+  'token', 'accepted', 'written', 'intent', 'watched'))
 local expiry = redis.call('ZSCORE', LEASES, name)
 if token and expiry and tonumber(expiry) > now then return {'leased', 0, 0} end
 allow_full_memory()
@@ -103,4 +103,5 @@ if not held then
     state = in_flight > 0 and make_ready(name) or move_on(name, now)
   end
 end
+announce(watched)
 return {state, #queue, #unreadable}

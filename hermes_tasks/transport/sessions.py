@@ -210,7 +210,15 @@ class Progress:
         accepted: number of the newest message accepted.
         first_unsettled: number of the oldest message not yet settled, ``None`` if all are. Every
             message with a lower number is written or a dead letter.
-        wake_at_ms: when a sleeping session wakes, ms of Redis time.
+        wake_at_ms: when a sleeping session wakes.
+        now_ms: when this was read.
+        since_ms: when the oldest unsettled message was accepted or, if it was delayed, became due.
+        swept_at_ms: when any worker last looked after the sessions; ``None``: none ever has.
+        lands_ms: until when a call may take effect that the session has in doubt; 0: none can.
+        ahead: sessions that are ready before this one, if it is.
+        trace: what the head went through; see :mod:`.trace`.
+
+    Times are ms of Redis time.
     """
 
     state: str
@@ -221,6 +229,12 @@ class Progress:
     backlog: int
     wake_at_ms: int | None
     attempts: int
+    now_ms: int
+    since_ms: int | None
+    swept_at_ms: int | None
+    lands_ms: int
+    ahead: int
+    trace: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,9 +464,22 @@ class SessionStore:
 
     def progress(self, session: str) -> Progress:
         """How far a session is, read at one instant."""
-        state, accepted, first, inflight, waiting, backlog, wake, attempts = self._run(
-            "progress", session
+        return self._progress(session, "")
+
+    def watch(self, session: str, up_to: int | None = None) -> Progress:
+        """How far a session is; and when it is as far as that, say so to who is subscribed.
+
+        Once, on the channel that has the name of the session's hash, when every message up to
+        number ``up_to`` (default: the newest) is settled. Nothing is announced if they are. What
+        is published may be lost: whoever waits must also look by himself now and then.
+        """
+        return self._progress(session, up_to or 0)
+
+    def _progress(self, session: str, watched: int | str) -> Progress:
+        state, accepted, first, inflight, waiting, backlog, wake, attempts, *more = self._run(
+            "progress", session, watched
         )
+        now, since, swept_at, lands, ahead, trace = more
         return Progress(
             state.decode(),
             accepted,
@@ -462,6 +489,12 @@ class SessionStore:
             backlog,
             wake if wake >= 0 else None,
             attempts,
+            now,
+            since if since >= 0 else None,
+            swept_at if swept_at >= 0 else None,
+            lands,
+            ahead,
+            _text(trace),
         )
 
     def renew(self, held: Sequence[tuple[str, str]]) -> list[bool]:

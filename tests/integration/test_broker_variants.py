@@ -39,11 +39,12 @@ QUOTED = "sword%2Ffish"
 COMMANDS = {
     "our scripts": "eval evalsha script|load script|exists time lpush rpush lrange llen lset "
     "lindex linsert lpos lrem ltrim lpop rpop del hget hset hsetnx hmget hgetall hdel hincrby zadd "
-    "zcard zcount zrem zrange zrangebyscore zremrangebyscore zscore sadd srem sismember persist "
-    "pexpire pttl xadd xlen xrevrange xdel xtrim",
+    "zcard zcount zrank zrem zrange zrangebyscore zremrangebyscore zscore sadd srem sismember "
+    "persist pexpire pttl xadd xlen xrevrange xdel xtrim",
     "`hermes-tasks check`, which looks at every session": "scan",
+    "turns that are settled, for who waits for them": "publish subscribe unsubscribe",
     "Kombu's queues and broadcasts": "brpop smembers exists zrange get set multi exec watch "
-    "unwatch publish psubscribe punsubscribe",
+    "unwatch psubscribe punsubscribe",
     "which process answers": "info",
 }
 #: What an operator does with it.
@@ -60,15 +61,22 @@ CONNECTING = "+@connection -@admin -@dangerous"
 #: Keys of a deployment, and Kombu's own: its bindings, plain tasks in a worker's hands, what
 #: `celery inspect` asks and hears, events.
 KEYS = "~{{{0}}}* ~{0}.* ~_kombu.* ~unacked* ~*.celery.pidbox* ~celeryev.*"
-#: Kombu's broadcasts: `celery inspect` and events. They carry the number of the database. Each
-#: pattern is one that is subscribed to: Redis compares those letter by letter.
-CHANNELS = "&/0.celery.pidbox &/0.celeryev/* &/0.celeryev/worker.*"
+#: Sessions whose turns are settled; and Kombu's broadcasts: `celery inspect` and events, with the
+#: number of the database. Each of these is a pattern that is subscribed to: Redis compares those
+#: letter by letter.
+CHANNELS = "&{{{0}}}:session:* &/0.celery.pidbox &/0.celeryev/* &/0.celeryev/worker.*"
 
 
 def acl(prefix: str) -> str:
     """Least rights of a deployment's user, in the words of ``ACL SETUSER``."""
     return " ".join(
-        [KEYS.format(prefix), CHANNELS, "-@all", CONNECTING, *(f"+{c}" for c in commands())]
+        [
+            KEYS.format(prefix),
+            CHANNELS.format(prefix),
+            "-@all",
+            CONNECTING,
+            *(f"+{c}" for c in commands()),
+        ]
     )
 
 

@@ -1,7 +1,8 @@
 """The session scripts against invariants and a model, under whatever hypothesis thinks of.
 
-Every script runs as it is, on a real server, but for one thing: its clock is a key that the test
-sets, because leases, sleepers and grace must pass at will, and the clock must also step back.
+Every script runs as it is, on a real server, but for two things: its clock is a key that the test
+sets, because leases, sleepers and grace must pass at will, and the clock must also step back; and
+what it publishes is put into a list, where nothing is missed.
 
 ``SessionMachine`` keeps a ledger of what Redis *answered* and asks after every step whether the
 invariants of the design hold on what Redis *holds*. ``ModelMachine`` adds ``Model``, a second
@@ -89,6 +90,9 @@ Edits = Mapping[str, Sequence[tuple[str, str]]]
 CLOCK = "clock"
 _TIME = "redis.call('TIME')"
 _TEST_TIME = f"redis.call('HMGET', '{CLOCK}', 's', 'us')"
+ANNOUNCED = "announced"
+_PUBLISH = "redis.pcall('PUBLISH', SESSION, '')"
+_TEST_PUBLISH = f"redis.call('RPUSH', '{ANNOUNCED}', SESSION)"
 
 
 @contextmanager
@@ -101,7 +105,7 @@ def edited_scripts(edits: Edits) -> Iterator[None]:
         for old, new in edits.get(name, ()):
             assert text.count(old) == 1, f"{name}.lua has changed: {old!r}"
             text = text.replace(old, new)
-        return text.replace(_TIME, _TEST_TIME)
+        return text.replace(_TIME, _TEST_TIME).replace(_PUBLISH, _TEST_PUBLISH)
 
     def forget() -> None:
         scripts.script.cache_clear()
@@ -263,6 +267,7 @@ class ModelSession:
     rewritten: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     senders: list[tuple[str, int, str]] = field(default_factory=list)
+    watched: int | None = None
 
     @property
     def queued(self) -> list[Message]:
@@ -315,6 +320,12 @@ class Model:
         self.counts[f"dead:{reason}"] += 1
         given_up = self.sessions[name].given_up
         given_up[:] = [message.id, *(id for id in given_up if id != message.id)][:16]
+
+    def _announce(self, name: str) -> None:
+        session = self.sessions[name]
+        watched, queued = session.watched, session.queued
+        if watched is not None and not (queued and queued[0].number <= watched):
+            session.watched = None
 
     def _queue(self, name: str) -> None:
         self.number += 1
@@ -402,6 +413,7 @@ class Model:
             if len(session.backlog) > OPTIONS.backlog_limit:
                 lost = session.backlog.pop(0)
                 self._bury(name, lost, "overflow")
+                self._announce(name)
                 dropped = (lost.id,)
         if session.state == "idle":
             self._move_on(name)
@@ -518,6 +530,7 @@ class Model:
         if settled:
             left = session.inflight or [replace(settled[-1], number=settled[-1].number + 1)]
             session.resolve_intent(left[0].number)
+            self._announce(name)
         return trace
 
     def postpone(
@@ -604,6 +617,7 @@ class Model:
             else:
                 given_up += [head.id, text_of(session.trace)]
                 self._bury(name, head, outcome.value)
+            self._announce(name)
             session.progress = True
             session.forget_head()
             following = session.inflight[0].number if session.inflight else head.number + 1
@@ -632,6 +646,7 @@ class Model:
             given_up += [session.inflight[0].id, text_of(session.trace)]
             head = session.inflight.pop(0)
             self._bury(name, head, "attempts")
+            self._announce(name)
             session.forget_head()
             following = session.inflight[0].number if session.inflight else head.number + 1
             session.resolve_intent(following)
@@ -657,7 +672,15 @@ class Model:
         session.waiting.clear()
         session.backlog.clear()
         self.counts["purged"] += dropped
+        if dropped:
+            self._announce(name)
         return dropped
+
+    def watch(self, name: str, up_to: int | None) -> None:
+        session = self.sessions[name]
+        target = up_to or session.accepted
+        if session.queued and session.queued[0].number <= target:
+            session.watched = min(target, session.watched or target)
 
     def renew(self, held: Sequence[tuple[str, str]]) -> list[bool]:
         alive = [self.sessions[name].token == token for name, token in held]
@@ -705,6 +728,7 @@ class Book:
     lands: dict[int, int] = field(default_factory=dict)  # a call for it may land until then
     asked: int = 0  # in vain since the latest call, as far as Redis was told
     rewritten: list[str] = field(default_factory=list)
+    awaited: set[int] = field(default_factory=set)  # somebody waits for all up to these numbers
     holder: str | None = None  # the token Redis last gave the session to, until it was given back
 
 
@@ -1158,6 +1182,15 @@ class SessionMachine(RuleBasedStateMachine):
         alive = self.call("renew", [(w.session, w.token) for w in work])
         assert alive == [self.books[w.session].holder == w.token for w in work]
 
+    @rule(session=any_session, less=st.integers(0, 4))
+    def wait_until_all_is_settled(self, session: str, less: int) -> None:
+        """``less``: asked when so many messages fewer had been accepted."""
+        book = self.books[session]
+        up_to = max(1, len(book.accepted) - less)
+        found = self.call("watch", session, up_to if less else None)
+        if found.first_unsettled is not None and found.first_unsettled <= up_to:
+            book.awaited.add(up_to)
+
     @rule(
         session=any_session,
         what=st.sampled_from(
@@ -1234,6 +1267,17 @@ class SessionMachine(RuleBasedStateMachine):
                 assert held.ttl == -1, "a session with work is forgotten after a day"
 
     @invariant()
+    def who_waits_is_told(self) -> None:
+        told: Any = self.client.lpop(ANNOUNCED, 1000) or []
+        for session, book in self.books.items():
+            oldest = min(book.accepted.keys() - book.gone.keys(), default=sys.maxsize)
+            done = [number for number in book.awaited if number < oldest]
+            announced = told.count(self.store.names.channel(session).encode())
+            assert announced == bool(done), "who waits is told at once, and once"
+            if announced:  # and whoever waits for more looks again
+                book.awaited.clear()
+
+    @invariant()
     def the_counters_are_those_of_the_ledger(self) -> None:
         counters: Counter[str] = Counter(self.store.counters())
         gone = Counter(how for book in self.books.values() for how in book.gone.values())
@@ -1287,6 +1331,8 @@ class ModelMachine(SessionMachine):
         answer = super().call(name, *args, **kwargs)
         if name == "rescue":
             self._check_rescue(answer)
+        elif name == "watch":
+            self.model.watch(*args)
         else:
             extra = (wake_at,) if name == "wake" else ()
             expected = getattr(self.model, name)(*args, *extra, **kwargs)
@@ -1332,6 +1378,8 @@ class ModelMachine(SessionMachine):
                 len(session.backlog),
             )
             assert held.items == [message.item for message in queued]
+            watched = held.fields.get("watched")
+            assert watched == (None if session.watched is None else str(session.watched))
             assert held.fields.get("trace", "") == text_of(session.trace)
             assert Doubt.parse(held.fields.get("intent", "").encode()) == session.intent
             if session.state == "leased":
@@ -1495,6 +1543,14 @@ BROKEN: dict[str, Edits] = {
     },
     "a retry forgets when its message was accepted": {
         "push": [("item(head.number, head.since)", "item(head.number, now)")]
+    },
+    "who waits is not told of what is written": {
+        "commit": [("announce(watched)\nif head_settled", "if head_settled")]
+    },
+    "who waits is not told of an overflow": {"push": [("    announce(watched)\n", "")]},
+    "who waits is told too early": {"common": [("head.number <= tonumber(watched)", "false")]},
+    "who waits for less is not told": {
+        "progress": [("(not watched or tonumber(watched) > target)", "not watched")]
     },
     "a session with work is forgotten after a day": {
         "push": [("  redis.call('PERSIST', SESSION)\n", "")]

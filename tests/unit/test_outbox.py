@@ -502,25 +502,35 @@ def test_a_refused_row_is_kept_aside_and_blocks_nothing(
     assert SECRET not in caplog.text
 
 
-def test_the_write_ahead_log_stays_bounded(
+def test_a_week_of_load_leaves_the_files_as_small_as_a_day(
     directory: Path, open_spool: Callable[..., Spool]
 ) -> None:
-    # Given a publisher that keeps up, or is stuck for long,
+    # Given a gateway that runs for a week, with 2,000 turns a day,
     spool = open_spool()
-    largest = 0
-    for number in range(3000):
-        spool.append("a", f"a{number}", "x" * 500)
-        if number > 1500:
-            outbox = spool.head()
-            assert outbox is not None
-            rows = outbox.mark(outbox.rows(1))
-            outbox.accept(rows)
-            spool.confirm(SERVER, time.monotonic() + KEEP_SECONDS)
-        if spool.checkpoint_due:
-            spool.checkpoint()
-        largest = max(largest, file_size(directory, ".db-wal"))
-    # I expect the log to hold about 50 writes, not all of them
-    assert largest < 2_000_000
+    log, database = [], []
+    for day in range(7):
+        for number in range(2000):
+            spool.append(f"s{number % 50}", f"{day}-{number}", "x" * 500)
+            # and a publisher that each day is stuck for some hours, and keeps up when it is not,
+            if number > 800:
+                outbox = spool.head()
+                assert outbox is not None
+                rows = outbox.mark(outbox.rows(2))
+                outbox.accept(rows)
+                if number % 10 == 0:
+                    spool.confirm(SERVER, time.monotonic() + KEEP_SECONDS)
+            if spool.checkpoint_due:
+                spool.checkpoint()
+            log.append(file_size(directory, ".db-wal"))
+        publish_all(spool)
+        database.append(file_size(directory, ".db"))
+    # I expect the write-ahead log to hold about 50 writes, not all of them
+    assert max(log) < 2_000_000
+    # the database to use its pages again
+    assert database[-1] <= 1.1 * database[0]
+    # and the log to be empty when there is nothing to send
+    spool.checkpoint(truncate=True)
+    assert file_size(directory, ".db-wal") < 10_000
 
 
 def test_nothing_of_a_sent_turn_stays_on_the_disk(
