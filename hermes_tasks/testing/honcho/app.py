@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -247,7 +247,10 @@ class StandIn:
         self, path: str, name: str, work: Work, method: str = "POST", status: int = 200
     ) -> Route:
         async def endpoint(request: Request) -> Response:
-            raw = await request.body()
+            try:
+                raw = await request.body()
+            except ClientDisconnect:
+                return Response(status_code=204)  # to nobody, and of half a request
             request.state.arrived = time.monotonic()
             # The service reads a request in many steps; what was reset by then is discarded.
             for _ in range(2):
