@@ -18,7 +18,7 @@ from hermes_tasks.transport.keeper import private_store
 from tests.integration.order.journal import Journal
 
 #: Seconds within which any load of these tests is done, whatever happens to it.
-DONE_SECONDS = 30.0
+DONE_SECONDS = 60.0
 
 
 @contextmanager
@@ -145,7 +145,11 @@ class Load:
                 return False
             return True
 
-        wait_until(done, timeout, "all turns to be settled", interval=0.05)
+        try:
+            wait_until(done, timeout, "all turns to be settled", interval=0.05)
+        except TimeoutError as error:
+            stuck = {session: self.store.progress(session) for session in left}
+            raise TimeoutError(f"{error}, but {stuck}") from None
 
     # -- in the end --------------------------------------------------------------------------
 
