@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 # The tests mostly wait for processes to start and leases to end: run some side by side.
-PYTEST_ARGS ?= --numprocesses 4
+PYTEST_ARGS ?= --numprocesses 3
 # The host pins honcho-ai to 2.2.0, which the environment has. What talks to Honcho is also tested
 # with this one.
 HONCHO_NEWEST := 2.7.0
