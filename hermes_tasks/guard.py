@@ -18,6 +18,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from hermes_tasks import tracing
 from hermes_tasks.errors import (
     DeadlineExceeded,
     HonchoError,
@@ -107,7 +108,8 @@ class GatedLease:
         failure: BaseException | None = None
         started = time.monotonic()
         try:
-            yield call
+            with tracing.calling(messages, seconds):
+                yield call
         except BaseException as error:
             failure = error
             raise

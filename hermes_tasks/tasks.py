@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 from redis.exceptions import RedisError
 
+from hermes_tasks import tracing
 from hermes_tasks.app import TASK
 from hermes_tasks.errors import (
     DeadlineExceeded,
@@ -70,7 +71,12 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
     guard = guard_of(self, lease, turns)
     try:
         try:
-            report = writer_of(self.app).write(turns, guard, ask=lease.again)
+            headers = [message.headers for message in lease.messages]
+            with tracing.writing(lease.session, headers, again=lease.again) as traced:
+                report = writer_of(self.app).write(turns, guard, ask=lease.again)
+                traced.set("hermes_tasks.written", report.written)
+                traced.set("hermes_tasks.found", report.found)
+                traced.set("hermes_tasks.given_up", len(report.dead))
         except SoftTimeLimitExceeded:
             raise DeadlineExceeded("the task took longer than its time limit") from None
     except (LeaseLost, SessionHeld) as error:

@@ -13,9 +13,8 @@ import time
 
 from hermes_tasks.errors import BrokerUnavailable, OutboxError
 from hermes_tasks.gateway.outbox import CorruptOutbox, Outbox, Row
-from hermes_tasks.gateway.sender import RowFailed, Sender, Unsendable
+from hermes_tasks.gateway.sender import Parcel, RowFailed, Sender, Unsendable
 from hermes_tasks.gateway.spool import Spool
-from hermes_tasks.transport import Push
 
 logger = logging.getLogger(__name__)
 
@@ -222,9 +221,9 @@ class Publisher:
 
     def _pack(
         self, outbox: Outbox, rows: list[Row]
-    ) -> tuple[list[Push | None], Unsendable | RowFailed | None]:
+    ) -> tuple[list[Parcel], Unsendable | RowFailed | None]:
         """The messages of rows, up to the first that cannot be one, and why it cannot."""
-        packed: list[Push | None] = []
+        packed: list[Parcel] = []
         latest: dict[str, int] = {}
         for row in rows:
             self._step_aside()
@@ -233,6 +232,10 @@ class Publisher:
                 packed.append(self._sender.pack(row, outbox.incarnation, previous))
             except (Unsendable, RowFailed) as error:
                 return packed, error
+            except BrokerUnavailable as error:
+                for parcel in packed:
+                    parcel.traced.end(error)
+                raise
             latest[row.session_key] = row.number
         return packed, None
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import EncodeError
 from redis.exceptions import RedisError, ResponseError
 
 import hermes_tasks.tasks  # noqa: F401 - registers the task
+from hermes_tasks import tracing
 from hermes_tasks.app import TASK
 from hermes_tasks.errors import HermesTasksError, InvalidTurn
 from hermes_tasks.gateway.link import FAILURES, Link, error_code
@@ -29,6 +31,20 @@ class Unsendable(HermesTasksError):
 
 class RowFailed(HermesTasksError):
     """A row that failed while Redis answers: perhaps it alone, perhaps for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A row that is ready to be sent.
+
+    Attributes:
+        push: its message; ``None``: the app runs tasks in place (``task_always_eager``), so that
+            the row is done.
+        traced: its way to Redis.
+    """
+
+    push: Push | None
+    traced: tracing.Traced
 
 
 class Sender:
@@ -53,7 +69,7 @@ class Sender:
         self.link.channel()
         return str(self.link.server)
 
-    def pack(self, row: Row, incarnation: str, previous: int | None) -> Push | None:
+    def pack(self, row: Row, incarnation: str, previous: int | None) -> Parcel:
         """Make a row the message that is sent.
 
         Args:
@@ -61,10 +77,6 @@ class Sender:
             incarnation: whose number the row has.
             previous: the number that Redis must have had from this incarnation before; ``None``: it
                 does not matter.
-
-        Returns:
-            The message; ``None`` if the app runs tasks in place (``task_always_eager``), so that
-            the row is done.
 
         Raises:
             BrokerUnavailable: Redis is not there.
@@ -75,12 +87,44 @@ class Sender:
         if previous is not None:
             headers["session_previous"] = previous
         turn = _turn(row)
+        carrier = tracing.carried(turn.pop(tracing.CARRIER, None))
+        traced = tracing.publishing(carrier, row.turn_id, row.session_key, resent=row.attempted)
+        traced.attach()
+        try:
+            headers |= traced.carrier() or carrier
+            return Parcel(self._message(row.turn_id, turn, headers), traced)
+        except HermesTasksError as error:
+            traced.end(error)
+            raise
+        finally:
+            traced.detach()
+
+    def send(self, parcels: Sequence[Parcel]) -> Iterator[PushAnswer]:
+        """Send messages in order, in one round trip, and yield what Redis answered to each.
+
+        Raises:
+            BrokerUnavailable: Redis takes nothing now; what was not answered may have arrived.
+            RowFailed: Redis is there, but refuses the message whose answer would be next. Those
+                behind it, of other sessions, may have arrived.
+        """
+        waiting = deque(parcels)
+        try:
+            for answer in self._send([parcel.push for parcel in parcels]):
+                waiting[0].traced.set("hermes_tasks.answer", answer.status)
+                waiting.popleft().traced.end()
+                yield answer
+        except HermesTasksError as error:
+            for parcel in waiting:
+                parcel.traced.end(error)
+            raise
+
+    def _message(self, turn_id: str, turn: dict[str, Any], headers: dict[str, Any]) -> Push | None:
         channel = self.link.channel()
         try:
             with collected_pushes() as pushes:
                 self._task.apply_async(
                     (turn,),
-                    task_id=row.turn_id,
+                    task_id=turn_id,
                     producer=self._app.amqp.Producer(channel, auto_declare=False),
                     headers=headers,
                     retry=False,
@@ -96,14 +140,7 @@ class Sender:
             raise RowFailed(f"{type(error).__name__} while packing it") from None
         return pushes[-1] if pushes else None
 
-    def send(self, packed: Sequence[Push | None]) -> Iterator[PushAnswer]:
-        """Send messages in order, in one round trip, and yield what Redis answered to each.
-
-        Raises:
-            BrokerUnavailable: Redis takes nothing now; what was not answered may have arrived.
-            RowFailed: Redis is there, but refuses the message whose answer would be next. Those
-                behind it, of other sessions, may have arrived.
-        """
+    def _send(self, packed: Sequence[Push | None]) -> Iterator[PushAnswer]:
         store = self.link.channel().sessions
         pushes = [push for push in packed if push is not None]
         begun = time.monotonic()

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hermes_tasks import tracing
 from hermes_tasks.app import make_app
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import InvalidTurn
@@ -25,6 +26,7 @@ from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.identity import honcho_id
 from hermes_tasks.scrub import scrub
+from hermes_tasks.tracing import Traced
 from hermes_tasks.transport import Names
 from hermes_tasks.turns import Conclusion, Memory, Turn
 
@@ -155,15 +157,16 @@ class TurnSync:
             InvalidTurn: the turn cannot be remembered as it is; the text is not in the message.
             Closed: :meth:`close` has begun.
         """
-        turn = Turn.create(
-            self.settings.honcho_workspace_id if workspace is None else workspace,
-            session,
-            _scrubbed(messages if metadata is None else _with_metadata(messages, metadata)),
-            turn_id=turn_id,
-            backend=self.settings.backend,
-            peers=peers,
-        )
-        return self._accept(turn)
+        with tracing.accepting("sync_turn") as traced:
+            turn = Turn.create(
+                self.settings.honcho_workspace_id if workspace is None else workspace,
+                session,
+                _scrubbed(messages if metadata is None else _with_metadata(messages, metadata)),
+                turn_id=turn_id,
+                backend=self.settings.backend,
+                peers=peers,
+            )
+            return self._accept(turn, traced)
 
     def conclude(
         self,
@@ -192,8 +195,8 @@ class TurnSync:
             InvalidTurn: it cannot be remembered as it is; the text is not in the message.
             Closed: :meth:`close` has begun.
         """
-        return self._accept(
-            Conclusion.create(
+        with tracing.accepting("conclude") as traced:
+            conclusion = Conclusion.create(
                 self.settings.honcho_workspace_id if workspace is None else workspace,
                 session,
                 observer,
@@ -202,10 +205,15 @@ class TurnSync:
                 turn_id=turn_id,
                 backend=self.settings.backend,
             )
-        )
+            return self._accept(conclusion, traced)
 
-    def _accept(self, turn: Memory) -> Receipt:
-        body = json.dumps(turn.to_json(), separators=(",", ":"))
+    def _accept(self, turn: Memory, traced: Traced) -> Receipt:
+        data = turn.to_json()
+        if carrier := traced.carrier():
+            data[tracing.CARRIER] = carrier
+            traced.set("messaging.message.id", turn.turn_id)
+            traced.set("messaging.message.conversation_id", turn.session_key)
+        body = json.dumps(data, separators=(",", ":"))
         self._spool.append(turn.session_key, turn.turn_id, body)
         self._publisher.wake()
         return Receipt(turn.turn_id, turn.workspace, turn.session)
