@@ -13,7 +13,7 @@ PYTEST_ARGS ?= --numprocesses 3
 HONCHO_NEWEST := 2.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format bench up install clean
+.PHONY: help demo test chaos lint docs format bench up install clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ demo: install  ## Send a conversation through the queue, kill a worker in the mi
 up: install  ## Run a broker and a worker in the foreground (needs HONCHO_URL).
 	$(BIN)/hermes-tasks up
 
-test: lint $(VENV)/honcho-$(HONCHO_NEWEST)  ## Lint, check types, run every test.
+test: lint docs $(VENV)/honcho-$(HONCHO_NEWEST)  ## Lint, check types, build the documentation, run every test.
 	PYTHONPATH=$(CURDIR)/$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -35,6 +35,11 @@ lint: install  ## Check format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# NO_MKDOCS_2_WARNING: Material's note about its successor, which is no warning about these pages.
+docs: install  ## Build the documentation into site/; any warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site/index.html is the documentation"
 
 format: install  ## Format the code and fix what ruff can fix.
 	$(BIN)/ruff format .
@@ -59,4 +64,4 @@ $(VENV)/honcho-$(HONCHO_NEWEST): $(VENV)/.installed
 	@touch $@
 
 clean:  ## Remove what the targets made.
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

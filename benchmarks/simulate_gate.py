@@ -2,8 +2,8 @@
 
 A discrete-event simulation of deployments that use the rules of the gate
 (:class:`hermes_tasks.gate.rules.GateRules`), which the scripts in Redis are tested against. Each
-table answers a question; ``docs/gate.md`` says what was found. Seconds are simulated. The same seed
-prints the same numbers, but for the speed and memory in the last table.
+table answers a question; ``docs/explanation/gate.md`` says what was found. Seconds are simulated.
+The same seed prints the same numbers, but for the speed and memory in the last table.
 """
 
 from __future__ import annotations

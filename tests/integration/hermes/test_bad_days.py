@@ -1,4 +1,4 @@
-"""What the bundled provider loses, repeats or waits for (docs/hermes.md has the table): ours not.
+"""What the bundled provider loses, repeats or waits for (docs/how-to/hermes.md): ours not.
 
 Times are scaled: a call to Honcho has a second, and may land a second later.
 """
