@@ -29,6 +29,8 @@ TASK = "hermes_tasks.sync_turn"
 CALLS = 10
 #: Seconds after that, in which it puts its turns off; then its pool process is killed.
 LAST_SECONDS = 15.0
+#: What Celery's headers add to a turn, at most.
+ENVELOPE_BYTES = 65_536
 
 #: Our settings that are options of the transport.
 SESSION_OPTIONS = {
@@ -138,6 +140,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "socket_keepalive": True,
             "session_lease_max_age": 2 * soft,
             "session_landing": settings.timeout_ceiling + settings.landing_seconds,
+            # Encrypted and in base64, twice as it were, a turn is longer by less than 4/5.
+            "session_message_limit": 2 * settings.turn_bytes + ENVELOPE_BYTES,
             **{option: getattr(settings, name) for name, option in SESSION_OPTIONS.items()},
             **settings.broker_options,
         },

@@ -6,6 +6,7 @@ shell agree by sharing it. Celery's own settings are Celery's: see ``celeryconfi
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -169,6 +170,16 @@ class Settings(BaseSettings):
         description="full: a turn is on the disk before sync_turn returns, and survives a power "
         "failure of the gateway's host, for about 0.2 ms a turn.",
     )
+    turn_bytes: Annotated[int, Field(ge=1_000, le=256 * 1024 * 1024)] = Field(
+        default=16 * 1024 * 1024,
+        description="Longest turn, in bytes of its JSON before encryption: a gateway refuses a "
+        "longer one, and one that comes to a worker all the same becomes a dead letter.",
+    )
+    encryption_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Fernet keys, separated by commas, with which what is said is encrypted in the "
+        "outbox and in Redis: the first encrypts, all decrypt. They are shown by fingerprint.",
+    )
     data_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share") / "broker",
         description="Directory in which `hermes-tasks up` keeps the turns of its broker.",
@@ -299,6 +310,21 @@ class Settings(BaseSettings):
             raise ValueError('must be a JSON object, such as {"master_name": "mymaster"}')
         return value
 
+    @field_validator("encryption_keys", mode="before")
+    @classmethod
+    def _fernet_keys(cls, value: Any) -> Any:
+        keys = (value.split(",") if value else ()) if isinstance(value, str) else value
+        found = []
+        for key in keys:
+            text = (key.get_secret_value() if isinstance(key, SecretStr) else str(key)).strip()
+            if not _is_fernet_key(text):
+                raise ValueError(
+                    "must be Fernet keys, separated by commas: 32 bytes each in URL-safe base64, "
+                    "as of `openssl rand -base64 32 | tr +/ -_`"
+                )
+            found.append(SecretStr(text))
+        return tuple(found)
+
     @field_validator("honcho_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
@@ -377,6 +403,10 @@ class Settings(BaseSettings):
             return _REDACTED
         if name.endswith("_url") and value is not None:
             return redact_url(value)
+        if name == "encryption_keys":
+            from hermes_tasks.sealing import fingerprint
+
+            return ", ".join(fingerprint(key.get_secret_value()) for key in value) or None
         if isinstance(value, dict):
             return json.dumps(_redact_options(value))
         if isinstance(value, bool):
@@ -399,6 +429,13 @@ def environment_variable(field: str) -> str:
     """The environment variable of a field of :class:`Settings`."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else f"HERMES_TASKS_{field.upper()}"
+
+
+def _is_fernet_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, altchars=b"-_", validate=True)) == 32
+    except ValueError:
+        return False
 
 
 def _check_port(url: str) -> None:

@@ -4,7 +4,8 @@
 
     HermesTasksError
     ├── ConfigurationError          a setting is missing or wrong
-    │   └── MissingExtra            an optional part of the package is not installed
+    │   ├── MissingExtra            an optional part of the package is not installed
+    │   └── MissingKey              a turn is sealed with a key that this process does not have
     ├── InvalidTurn                 the caller's turn cannot be remembered as it is
     ├── Closed                      the gateway was closed; it takes no more turns
     ├── StillSyncing                a flush ran out of time; nothing is lost, ask again
@@ -42,6 +43,20 @@ class ConfigurationError(HermesTasksError):
 
 class MissingExtra(ConfigurationError, ImportError):
     """An optional part is not installed. The message says what to install."""
+
+
+class MissingKey(ConfigurationError):
+    """A turn is sealed with a key that is not in ``HERMES_TASKS_ENCRYPTION_KEYS`` here.
+
+    Nothing is wrong with the turn: it can be read where the key is.
+
+    Attributes:
+        key: fingerprint of the key.
+    """
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class InvalidTurn(HermesTasksError):

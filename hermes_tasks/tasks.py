@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,12 @@ from hermes_tasks.errors import (
     HonchoError,
     InvalidTurn,
     LeaseLost,
+    MissingKey,
     RateLimited,
     SessionHeld,
     Unauthorised,
 )
+from hermes_tasks.sealing import Keyring, Sealed, is_sealed, keyring_of
 from hermes_tasks.transport import BatchTask, SessionLease
 from hermes_tasks.transport.channel import SIZE_HEADER
 from hermes_tasks.turns import Memory, from_json
@@ -36,6 +39,12 @@ logger = get_task_logger(__name__)
 RETRY_FIRST = 1.0
 RETRY_LONGEST = 15.0
 
+#: Waits of a session whose turns this worker has no key for, in seconds: another may have it.
+KEY_FIRST = 5.0
+KEY_LONGEST = 60.0
+#: Seconds between two complaints of a process about the same key.
+MISSING_KEY_EVERY = 300.0
+
 
 class TurnTask(BatchTask):
     """Publishes turns: the task id is the turn id, and only numbers stand for its text."""
@@ -44,7 +53,17 @@ class TurnTask(BatchTask):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         turn = args[0] if args else (kwargs or {})["turn"]
-        described = from_json(turn)
+        described: Memory | Sealed
+        if is_sealed(turn):
+            described = Sealed.from_json(turn)
+        else:
+            described = from_json(turn)
+            if keyring := keyring_of(getattr(self.app, "settings", None)):
+                turn = keyring.seal(described).to_json()
+                if args:
+                    args = (turn, *args[1:])
+                else:
+                    kwargs = {**kwargs, "turn": turn}
         options.setdefault("argsrepr", f"({described.describe()})")
         options.setdefault("kwargsrepr", "{}")
         options["headers"] = {**(options.get("headers") or {}), SIZE_HEADER: described.size}
@@ -63,7 +82,10 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
     if lease is None:
         raise InvalidTurn("a turn must come through its session's queue, or order is lost")
     try:
-        turns = [from_json(message.args[0]) for message in lease.messages]
+        turns = readable(lease, keyring_of(self.app.settings))
+    except MissingKey as error:
+        wait_for_key(lease, error)
+        raise Ignore from None
     except InvalidTurn as error:
         # It may be its own fault or that of an older worker: let it try elsewhere, alone.
         logger.error("Turn %s or one behind it cannot be read: %s", self.request.id, error)
@@ -96,6 +118,40 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
         return {"session": lease.session, "written": 0, "dead": [dead]}
     written = report.written + report.found
     return {"session": lease.session, "written": written, "dead": list(report.dead)}
+
+
+def readable(lease: SessionLease, keyring: Keyring) -> list[Memory]:
+    """The turns of a batch, up to the first that is sealed with a key that is not here.
+
+    Raises:
+        InvalidTurn: one of them is not a turn.
+        MissingKey: the first cannot be opened.
+    """
+    turns: list[Memory] = []
+    for message in lease.messages:
+        try:
+            turns.append(keyring.read(message.args[0]))
+        except MissingKey:
+            if not turns:
+                raise
+            break  # left in flight, it is the head of the next claim
+    return turns
+
+
+def wait_for_key(lease: SessionLease, error: MissingKey) -> None:
+    """Put a batch off that another worker can open, or this one when it is given the key.
+
+    However old it is: nothing is wrong with it.
+    """
+    now = time.monotonic()
+    if now >= _missing_said.get(error.key, 0.0) + MISSING_KEY_EVERY:
+        _missing_said[error.key] = now
+        logger.error("No turn is lost, but some wait: %s", error)
+    seconds = min(KEY_FIRST * 2.0 ** min(lease.tries, 16), KEY_LONGEST) * random.uniform(0.5, 1.0)
+    try:
+        lease.postpone(seconds, len(lease.messages), f"MissingKey: {error}")
+    except (LeaseLost, RedisError) as lost:
+        logger.debug("%s", type(lost).__name__)
 
 
 def try_later(lease: SessionLease, guard: GatedLease, error: HonchoError, max_age: float) -> str:
@@ -140,6 +196,9 @@ def guard_of(task: Any, lease: SessionLease, turns: Sequence[Memory]) -> GatedLe
     resent = [turn.turn_id for turn in turns if turn.ask]
     return GatedLease(lease, gate, str(task.request.hostname or ""), resent)
 
+
+#: When this process last said that it lacks a key, by its fingerprint.
+_missing_said: dict[str, float] = {}
 
 _writers: dict[int, Any] = {}
 

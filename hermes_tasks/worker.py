@@ -16,6 +16,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from hermes_tasks.errors import ConfigurationError, HermesTasksError
 from hermes_tasks.gate import Policy, release_all
+from hermes_tasks.sealing import keyring_of
 from hermes_tasks.transport import run_queue
 from hermes_tasks.transport.channel import SessionChannel
 
@@ -54,6 +55,7 @@ class CheckSettings(bootsteps.Step):
             return
         try:
             app.settings.require_honcho_url()
+            keyring_of(app.settings)
             # Says what to install if it cannot, and what it has to cut, once for all processes.
             from hermes_tasks.honcho.watchdogs import Watchdogs
 

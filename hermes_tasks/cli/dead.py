@@ -12,7 +12,7 @@ import click
 from hermes_tasks.cli import group
 from hermes_tasks.cli.broker import sessions_of
 from hermes_tasks.config import Settings
-from hermes_tasks.errors import UnknownLetter
+from hermes_tasks.errors import InvalidTurn, UnknownLetter
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,12 +86,13 @@ def show(letter: str, content: bool, as_json: bool) -> None:
     from hermes_tasks.transport.dead import DeadLetters
 
     shown = []
-    with sessions_of(Settings.load()) as store:
+    settings = Settings.load()
+    with sessions_of(settings) as store:
         letters = DeadLetters(store)
         for found in _named(letters, [letter]):
             described = _as_json(found)
             if content:
-                described["content"] = _content(letters.message(found) or b"")
+                described["content"] = _content(letters.message(found) or b"", settings)
             shown.append(described)
     if as_json:
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
@@ -239,14 +240,25 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _content(message: bytes) -> Any:
-    """The turn of a message as it was sent, or the message if there is none to be read in it."""
+def _content(message: bytes, settings: Settings) -> Any:
+    """The turn of a message as it was sent, or the message if there is none to be read in it.
+
+    Raises:
+        MissingKey: it is sealed with a key that is not in the settings.
+    """
     from kombu.exceptions import ContentDisallowed, DecodeError
 
+    from hermes_tasks.sealing import Sealed, is_sealed, keyring_of
     from hermes_tasks.transport.lease import decode_body
 
     try:
         args, kwargs = decode_body(json.loads(message), ["json"])
-        return args[0] if args else kwargs["turn"]
-    except (ValueError, TypeError, LookupError, DecodeError, ContentDisallowed):
+        turn = args[0] if args else kwargs["turn"]
+    except (ValueError, TypeError, LookupError, RecursionError, DecodeError, ContentDisallowed):
         return message.decode(errors="replace")
+    if not is_sealed(turn):
+        return turn
+    try:
+        return keyring_of(settings).open(Sealed.from_json(turn))
+    except InvalidTurn:
+        return turn

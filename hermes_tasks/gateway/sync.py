@@ -26,6 +26,7 @@ from hermes_tasks.gateway.sender import Sender
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.identity import honcho_id
 from hermes_tasks.scrub import scrub
+from hermes_tasks.sealing import keyring_of
 from hermes_tasks.tracing import Traced
 from hermes_tasks.transport import Names
 from hermes_tasks.turns import Conclusion, Memory, Turn
@@ -104,6 +105,7 @@ class TurnSync:
             if value is not None
         )
         self.settings = Settings.load(**given)
+        self._keyring = keyring_of(self.settings)
         # Not the process's current app: the host may have one.
         self._app = make_app(self.settings, set_as_current=False, backend="disabled")
         self._spool = Spool(
@@ -209,11 +211,20 @@ class TurnSync:
 
     def _accept(self, turn: Memory, traced: Traced) -> Receipt:
         data = turn.to_json()
+        body = json.dumps(data, separators=(",", ":"))
+        if len(body) > self.settings.turn_bytes:
+            raise InvalidTurn(
+                f"the turn has {len(body)} bytes, at most {self.settings.turn_bytes} are sent: see "
+                "HERMES_TASKS_TURN_BYTES"
+            )
+        if self._keyring:
+            data = self._keyring.seal(turn).to_json()
         if carrier := traced.carrier():
             data[tracing.CARRIER] = carrier
             traced.set("messaging.message.id", turn.turn_id)
             traced.set("messaging.message.conversation_id", turn.session_key)
-        body = json.dumps(data, separators=(",", ":"))
+        if carrier or self._keyring:
+            body = json.dumps(data, separators=(",", ":"))
         self._spool.append(turn.session_key, turn.turn_id, body)
         self._publisher.wake()
         return Receipt(turn.turn_id, turn.workspace, turn.session)

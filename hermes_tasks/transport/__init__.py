@@ -73,7 +73,8 @@ Transport options
 -----------------
 ``session_prefix``, ``session_lease``, ``session_waiting_limit``, ``session_backlog_limit``,
 ``session_batch_messages``, ``session_batch_size``, ``session_max_attempts``,
-``session_retry_first``, ``session_retry_longest``, ``session_lease_max_age``: see
+``session_retry_first``, ``session_retry_longest``, ``session_lease_max_age``,
+``session_message_limit``: see
 :class:`~hermes_tasks.transport.sessions.SessionOptions`. All of :mod:`kombu.transport.redis` work,
 ``global_keyprefix`` included. ``session_meet``, a callable, is told the run id of the Redis process
 at the other end of every new connection, before anything is sent over it; what it raises refuses

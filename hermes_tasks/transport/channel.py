@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import astuple
@@ -347,35 +347,23 @@ class SessionChannel(kombu_redis.Channel):
     def _message(self, claim: Claimed) -> Any:
         """The Celery message of a claim; held from here on."""
         head = claim.items[0]
-        try:
-            payload = loads(head.message.decode())
-            headers, properties = payload["headers"], payload["properties"]
-            headers[TOKEN_HEADER] = properties["delivery_tag"] = claim.token
-            properties["delivery_info"]["redelivered"] = claim.again or claim.attempts > 0
-            properties["session"] = {
-                "name": claim.session,
-                "token": claim.token,
-                "number": head.number,
-                "attempts": claim.attempts,
-                "tries": claim.tries,
-                "now": claim.now,
-                "doubt": claim.doubt and astuple(claim.doubt),
-                "forgotten": claim.forgotten,
-                "rewritten": claim.rewritten,
-                "accepted": head.accepted,
-                "followers": [
-                    (item.number, item.id, item.message.decode(), item.accepted)
-                    for item in _until_revoked(claim.items[1:])
-                ],
-            }
-            message = self.Message(payload, channel=self)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            logger.error("Message %s of session %s is malformed", head.id, claim.session)
-            trace = self.sessions.bury(claim.session, claim.token, head.id, reason="malformed")
+        limit = self.sessions.options.message_limit
+        reason = ""
+        if limit and len(head.message) > limit:
+            reason = "oversized"
+        else:
+            try:
+                message = self._read(claim)
+            except Exception:  # noqa: BLE001 - Kombu's decoders raise whatever they like
+                reason = "malformed"
+        if reason:
+            logger.error("Message %s of session %s is %s", head.id, claim.session, reason)
+            trace = self.sessions.bury(claim.session, claim.token, head.id, reason=reason)
             if trace is not None:
-                events.dropped(self.sessions, claim.session, [head.id], "malformed")
+                events.dropped(self.sessions, claim.session, [head.id], reason)
             self.sessions.complete(claim.session, claim.token, Outcome.ENDED)
             return None
+        headers = message.headers
         settles = headers.get(SETTLE_HEADER) != "commit"
         self.keeper.add(claim, settles=settles)
         if celery_state.acknowledges_early(headers.get("task", "")):
@@ -388,6 +376,28 @@ class SessionChannel(kombu_redis.Channel):
             return None
         self.qos.append(message, claim.token)
         return message
+
+    def _read(self, claim: Claimed) -> Any:
+        """The Celery message of a claim; raises whatever there is to raise if it is none."""
+        head = claim.items[0]
+        payload = loads(head.message.decode())
+        headers, properties = payload["headers"], payload["properties"]
+        headers[TOKEN_HEADER] = properties["delivery_tag"] = claim.token
+        properties["delivery_info"]["redelivered"] = claim.again or claim.attempts > 0
+        properties["session"] = {
+            "name": claim.session,
+            "token": claim.token,
+            "number": head.number,
+            "attempts": claim.attempts,
+            "tries": claim.tries,
+            "now": claim.now,
+            "doubt": claim.doubt and astuple(claim.doubt),
+            "forgotten": claim.forgotten,
+            "rewritten": claim.rewritten,
+            "accepted": head.accepted,
+            "followers": list(_followers(claim.items[1:], self.sessions.options.message_limit)),
+        }
+        return self.Message(payload, channel=self)
 
     # -- queues as Kombu sees them -----------------------------------------------------------
 
@@ -417,12 +427,20 @@ def _decoded(entry: bytes) -> Any:
         return None
 
 
-def _until_revoked(items: tuple[Item, ...]) -> Iterator[Item]:
-    """A revoked follower must be a head, for Celery to announce and acknowledge it."""
+def _followers(items: Iterable[Item], limit: int) -> Iterator[tuple[int, str, str, int]]:
+    """What is written with a head, up to the first message that must be a head.
+
+    A revoked one must, for Celery to announce and acknowledge it; one that is no text or too long,
+    to be given up without those before it.
+    """
     for item in items:
-        if celery_state.is_revoked(item.id):
+        if celery_state.is_revoked(item.id) or (limit and len(item.message) > limit):
             return
-        yield item
+        try:
+            text = item.message.decode()
+        except UnicodeDecodeError:
+            return
+        yield item.number, item.id, text, item.accepted
 
 
 def _prepare(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:

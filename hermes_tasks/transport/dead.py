@@ -180,6 +180,6 @@ class DeadLetters:
         try:
             message = json.loads(self.message(letter) or b"")
             message["headers"]["expires"] = None
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             return ""
         return json.dumps(message)

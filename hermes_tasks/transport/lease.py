@@ -314,7 +314,7 @@ def _followers(
         try:
             message = json.loads(text)
             args, kwargs = decode_body(message, accept)
-        except (ValueError, TypeError, KeyError, DecodeError, ContentDisallowed):
+        except (ValueError, TypeError, KeyError, RecursionError, DecodeError, ContentDisallowed):
             return
         yield BatchMessage(id, number, accepted, args, kwargs, message["headers"])
 

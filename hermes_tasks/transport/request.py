@@ -24,7 +24,7 @@ class BatchRequest(Request):
         for _number, id, text, _accepted in info.get("followers", ()):
             try:
                 found[id] = json.loads(text)["headers"]
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 break
         return found
 

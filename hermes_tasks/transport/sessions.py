@@ -44,6 +44,7 @@ class SessionOptions:
             long, and the threads pool has no hard time limit of its own.
         landing: seconds after its start in which a call that a task makes may still take effect,
             whatever the task has heard of it.
+        message_limit: bytes of a message above which it is given up unread; 0: none is too long.
     """
 
     prefix: str = DEFAULT_PREFIX
@@ -58,6 +59,7 @@ class SessionOptions:
     dead_max_age: float = 30 * 86_400.0
     lease_max_age: float = 600.0
     landing: float = 45.0
+    message_limit: int = 0
 
     @classmethod
     def from_transport_options(cls, options: dict[str, Any]) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.fernet import Fernet
 
 from hermes_tasks.cli.environment import environment_of
 from hermes_tasks.config import Settings
@@ -19,6 +20,7 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
         rate_limit="1000/h",
         honcho_url="http://127.0.0.1:8000",
         honcho_api_key="k3y",
+        encryption_keys=",".join(Fernet.generate_key().decode() for _ in range(2)),
     )
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
