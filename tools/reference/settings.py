@@ -57,7 +57,7 @@ def _home_of_nobody() -> Iterator[None]:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None:
+    if value is None or value == ():
         return ""
     if isinstance(value, bool):
         return str(value).lower()
