@@ -6,7 +6,14 @@ that may not call is held: it stands in one queue, without lease and slot, until
 
 from __future__ import annotations
 
-from hermes_tasks.gate.gate import ClassStatus, Gate, GateStatus, known_gates, release_all
+from hermes_tasks.gate.gate import (
+    ClassStatus,
+    Gate,
+    GateStatus,
+    known_gates,
+    read_gates,
+    release_all,
+)
 from hermes_tasks.gate.policy import Policy
 from hermes_tasks.gate.rules import Ended, Go, Hold, Release, State, Why
 
@@ -22,5 +29,6 @@ __all__ = [
     "State",
     "Why",
     "known_gates",
+    "read_gates",
     "release_all",
 ]

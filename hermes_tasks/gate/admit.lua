@@ -2,7 +2,7 @@
 -- may start, its intent is recorded and the lease renewed; or the session is held: it joins the
 -- tail of the gate's queue and gives up lease and slot.
 --
--- KEYS  the twelve session keys (common.lua), the eleven of the gate (gate.lua)
+-- KEYS  the session keys (common.lua), the eleven of the gate (gate.lua)
 -- ARGV  1 session  2 token  3 lease, ms  4 first number of the call  5 last (0 0: it writes nothing)
 --       6 call id  7 its messages (0: it writes nothing)  8 a random number in [0, 1)
 --       9 calls made meanwhile without asking  10 the gate's name

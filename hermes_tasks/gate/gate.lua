@@ -29,7 +29,8 @@
 -- Of a pause: pause_until, pause_why.
 -- Of the deadline, for each size class c: n:c and p95:c as of the newest sample, sampled_at:c, and
 --   raised:c, the fast calls still to come before the class leaves the ceiling.
--- Counters: n_calls, n_held, n_opened, n_probes, n_denied, n_bypassed, n_late.
+-- Counters: n_calls, n_held, n_opened, n_probes, n_denied, n_bypassed, n_late. Of calls that write, by
+--   how long they took: took:<bound in ms> those of that bucket, took_sum ms of all.
 --
 -- All times are milliseconds of Redis TIME, with a fraction. rules.py takes the same decisions in
 -- Python, and tests hold the two against each other step by step.
@@ -51,6 +52,7 @@ local PACE_SPACING = 1.04    -- calls scatter on their way, and no second may ho
 local PAUSE_DEFAULT = 1000   -- the pause after a 429 without Retry-After, ms
 local SLOW_START = 8         -- below this limit each good call adds one, above it a round does
 local CLIMB = 1 / 32         -- and at least this share of the limit in a round
+local TOOK = {50, 100, 250, 500, 1000, 2500, 5000, 7500, 10000, 15000, 20000, 30000, 60000, 120000}
 
 local policy = {}
 for number in string.gmatch(ARGV[#ARGV], '%S+') do policy[#policy + 1] = tonumber(number) end

@@ -14,16 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import NoScriptError
-
 from hermes_tasks import hooks
 from hermes_tasks.gate.policy import Policy
 from hermes_tasks.gate.rules import CLASSES, Ended, Go, Hold, Release, State, Why
 from hermes_tasks.transport import events
-from hermes_tasks.transport.scripts import Script, script_of
+from hermes_tasks.transport.histogram import Histogram
+from hermes_tasks.transport.scripts import Script, run_all, script_of
 from hermes_tasks.transport.sessions import SessionStore
 
 logger = logging.getLogger(__name__)
+
+#: Upper bounds of the buckets by which ``report.lua`` counts how long calls take, ms.
+TOOK_BOUNDS = (
+    *(50, 100, 250, 500, 1_000, 2_500, 5_000, 7_500),
+    *(10_000, 15_000, 20_000, 30_000, 60_000, 120_000),
+)
 
 #: Scripts that work on a session as well as on the gate.
 _ON_SESSION = frozenset({"admit", "resume"})
@@ -68,6 +73,7 @@ class GateStatus:
         permits: released sessions that have not come yet.
         held: sessions that wait for the gate.
         counters: ``calls``, ``held``, ``opened``, ``probes``, ``denied``, ``bypassed``, ``late``.
+        took: how long calls that write took, whatever became of them.
     """
 
     name: str
@@ -87,6 +93,7 @@ class GateStatus:
     held: int
     classes: tuple[ClassStatus, ...]
     counters: dict[str, int]
+    took: Histogram
 
 
 @dataclass(slots=True)
@@ -228,28 +235,14 @@ class Gate:
             )
             for session in release.sessions
         ]
-        if not calls:
-            return 0
-        pipe = self.store.client.pipeline(transaction=False)
-        for keys, arguments in calls:
-            pipe.evalsha(script.sha, len(keys), *keys, *arguments)
-        resumed = 0
-        answers = pipe.execute(raise_on_error=False)
-        for (keys, arguments), answer in zip(calls, answers, strict=True):
-            # A pipeline sends no text, so a new server, or one that forgot, is told it here.
-            answer = (
-                script(self.store.client, keys, arguments)
-                if isinstance(answer, NoScriptError)
-                else answer
-            )
-            if isinstance(answer, Exception):
-                raise answer
-            resumed += answer
-        return resumed
+        return sum(run_all(self.store.client, script, calls))
 
     def status(self) -> GateStatus:
         """What ``hermes-tasks status`` shows, read at one instant."""
-        now, calls, permits, held, flat = self._run("status")
+        return self._status(self._run("status"))
+
+    def _status(self, answer: Sequence[Any]) -> GateStatus:
+        now, calls, permits, held, flat = answer
         pairs = iter(flat)
         found = {name.decode(): value.decode() for name, value in zip(pairs, pairs, strict=True)}
         now_ms = float(now)
@@ -277,6 +270,7 @@ class Gate:
                 name: int(found.get(f"n_{name}", 0))
                 for name in ("calls", "held", "opened", "probes", "denied", "bypassed", "late")
             },
+            took=Histogram.of("took", TOOK_BOUNDS, found),
         )
 
     def _class_status(self, most: int, found: dict[str, str], now_ms: float) -> ClassStatus:
@@ -314,6 +308,14 @@ def known_gates(store: SessionStore, policy: Policy) -> list[Gate]:
     """Every gate that has let a call through or holds a session, by name."""
     names: Any = store.client.zrange(store.names.gates, 0, -1)
     return [Gate(store, policy, name) for name in sorted(name.decode() for name in names)]
+
+
+def read_gates(store: SessionStore, policy: Policy) -> list[GateStatus]:
+    """The status of every known gate, by name, in one round trip behind the one for their names."""
+    gates = known_gates(store, policy)
+    calls = [(gate._keys, (gate._policy,)) for gate in gates]
+    answers = run_all(store.client, _script("status"), calls)
+    return [gate._status(answer) for gate, answer in zip(gates, answers, strict=True)]
 
 
 def _script(name: str) -> Script:

@@ -57,6 +57,19 @@ local function sample()
   end
 end
 
+-- How long calls that write take, whatever became of them; gate.py has the bounds too.
+local function count_duration()
+  local bucket = 'inf'
+  for _, bound in ipairs(TOOK) do
+    if duration <= bound then
+      bucket = bound
+      break
+    end
+  end
+  redis.call('HINCRBY', GATE, 'took:' .. bucket, 1)
+  redis.call('HINCRBY', GATE, 'took_sum', math.floor(duration))
+end
+
 -- A call that was cut below the ceiling leaves no sample: without this the deadline that is too
 -- short would cut every call, and stay.
 local function lift()
@@ -168,6 +181,7 @@ local function move()
 end
 
 if class > 0 then
+  if measured and ended ~= 'unsent' then count_duration() end
   if ended == 'ok' and measured then
     sample()
   elseif ended == 'timeout' and allowed < CEILING then

@@ -1,6 +1,6 @@
 -- resume: take a released session out of the queue and put it on the run queue.
 --
--- KEYS  the twelve session keys (common.lua), the eleven of the gate (gate.lua)
+-- KEYS  the session keys (common.lua), the eleven of the gate (gate.lua)
 -- ARGV  1 session  2 1: it is the probe, and takes one message  3 the gate's name  4 the policy
 -- Returns 1, or 0 when the session is not held: somebody else has resumed it.
 --

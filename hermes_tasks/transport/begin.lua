@@ -1,6 +1,6 @@
 -- begin: renew the lease before a call, and record of one that writes that it is about to be made.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 token  3 lease, ms  4 ms after its start in which the call may land
 --       5 first number of the call  6 last (0 0: it writes nothing)
 -- Returns 1, or 0 when the token no longer holds the lease: then nothing may be sent.

@@ -1,6 +1,6 @@
 -- check: all that Redis holds of one session, without a word of its messages. Changes nothing.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session
 -- Returns {now in ms, hash: field, value, …, its time to live in ms as PTTL has it, ids, in flight,
 --   backlog, waiting, score in ready, in leases, in sleeping}. An item is returned without its

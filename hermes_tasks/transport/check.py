@@ -15,9 +15,9 @@ from enum import StrEnum
 from itertools import islice, pairwise
 from typing import Any, NamedTuple, Self
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
-from hermes_tasks.transport.scripts import session_script
+from hermes_tasks.transport.scripts import session_script, try_all
 from hermes_tasks.transport.sessions import SessionStore
 
 #: Seconds that a lease may have run out, or a sleeper be due: a worker looks four times a second.
@@ -163,23 +163,12 @@ def look(store: SessionStore, sessions: Iterable[str]) -> Iterator[Snapshot | Fi
     """Each of these sessions as it is, or why it cannot be read."""
     script, rest = session_script("check"), iter(sessions)
     while batch := list(islice(rest, _BATCH)):
-        pipe = store.client.pipeline(transaction=False)
-        keys = [store.names.session(session) for session in batch]
-        for session, its in zip(batch, keys, strict=True):
-            pipe.evalsha(script.sha, len(its), *its, session)
-        answers = pipe.execute(raise_on_error=False)
-        for session, its, answer in zip(batch, keys, answers, strict=True):
-            # A pipeline sends no text, so a server that does not know the script is told it here.
-            again = isinstance(answer, NoScriptError)
-            try:
-                if again:
-                    answer = script(store.client, its, (session,))
-                elif isinstance(answer, Exception):
-                    raise answer
-            except ResponseError as error:
-                if "WRONGTYPE" not in str(error):
-                    raise
+        calls = [(store.names.session(session), (session,)) for session in batch]
+        for session, answer in zip(batch, try_all(store.client, script, calls), strict=True):
+            if isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer):
                 yield Finding(session, Fault.TYPE, "one of its keys is not of the type it must be")
+            elif isinstance(answer, Exception):
+                raise answer
             else:
                 yield Snapshot.parse(session, answer)
 

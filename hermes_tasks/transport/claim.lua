@@ -1,6 +1,6 @@
 -- claim: turn a popped run-queue entry into a lease on its session, with the batch to work on.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 run-queue number popped  3 fresh token  4 lease, ms  5 worker
 --       6 most messages in a batch  7 most size in a batch
 --       8 ms after its start in which a call may land
@@ -40,7 +40,7 @@ local function join(text, fresh)
       or item.kind ~= kind or kind == '-') then
     return false
   end
-  kind, size, head = item.kind, size + item.size, head or item.number
+  kind, size, head = item.kind, size + item.size, head or item
   batch[#batch + 1] = text
   return true
 end
@@ -60,6 +60,7 @@ for _, source in ipairs({BACKLOG, WAITING}) do
   if #taken > 0 then
     redis.call('RPUSH', INFLIGHT, unpack(taken))
     redis.call('LTRIM', source, #taken, -1)
+    if source == BACKLOG then count('backlog', -#taken) end
   end
 end
 if #batch == 0 then
@@ -70,9 +71,10 @@ if #batch == 0 then
   return {}
 end
 redis.call('ZREM', READY, name)
+if holder == token then set_lag(name, head) end   -- what was in flight may be settled
 
 local landing, forgotten = tonumber(ARGV[8]), 0
-intent = resolve_intent(intent, head)
+intent = resolve_intent(intent, head.number)
 if intent then
   -- A time further ahead than any that is set now was set before the clock stepped back.
   local first, last, lands, asked = parts_of(intent)
@@ -83,7 +85,7 @@ if epoch_at then
   forgotten = math.min(tonumber(epoch_at), now) + landing
   if known ~= epoch then
     -- Of all that was accepted before, Redis may have forgotten a call.
-    intent = record_intent(intent, head, tonumber(accepted), forgotten)
+    intent = record_intent(intent, head.number, tonumber(accepted), forgotten)
     redis.call('HSET', SESSION, 'epoch', epoch)
   end
 end

@@ -1,6 +1,6 @@
 -- commit: take settled messages out of the in-flight list; they are written, or dead letters.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 token  3 how  4 detail
 --       5 0: the latest call was answered, and did not write them; 1: it may still  6… ids
 -- how they are settled is one of
@@ -34,8 +34,8 @@ for id in string.gmatch(rewritten or '', '%S+') do
   end
 end
 
-local written, settled, prefix, keep, next_number = {}, 0, true, {}, 0
-local head_settled = false
+local written, sinces, settled, prefix, keep, next_number = {}, {}, 0, true, {}, 0
+local head_settled, head = false, nil
 highest = tonumber(highest or '0')
 for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, -1)) do
   local item = parse(text)
@@ -45,6 +45,7 @@ for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, -1)) do
     head_settled = head_settled or is_head
     if is_written then
       written[#written + 1] = item.id
+      sinces[#sinces + 1] = item.since
       highest = math.max(highest, item.number)
       if how == 'twice' then count('twice') end
       if item.number <= doubtful then
@@ -57,7 +58,7 @@ for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, -1)) do
     prefix = prefix and #keep == 0
     if #keep == 0 then next_number = item.number + 1 end
   else
-    if #keep == 0 then next_number = item.number end
+    if #keep == 0 then head, next_number = item, item.number end
     keep[#keep + 1] = text
   end
 end
@@ -77,10 +78,12 @@ redis.call('HSET', SESSION, 'progress', settled, 'written', ms(highest))
 intent = resolve_intent(intent, next_number)
 if is_written then
   forget(written)
-  count('written', settled)
+  count_written(sinces, now_ms())
+  if how == 'found' then count('found', settled) end
   if intent and how == 'written' then answer_intent(intent) end
 end
 announce(watched)
+if head_settled and head then set_lag(ARGV[1], head) end
 if head_settled and (tries or lines) then redis.call('HDEL', SESSION, 'tries', 'trace') end
 if is_written then return settled end
 return head_settled and lines or ''

@@ -1,7 +1,7 @@
 -- Shared by every session script: the loader puts this text in front of each of them.
 --
--- KEYS, the same twelve for every session script, all in one slot by their {prefix} tag; a script
--- that needs more has them behind these:
+-- KEYS, the same for every session script, all in one slot by their {prefix} tag; a script that needs
+-- more has them behind these:
 --   1 session   hash    its fields are below
 --   2 inflight  list    items a worker has taken and not settled, oldest first
 --   3 waiting   list    items in order of acceptance, bounded
@@ -12,15 +12,25 @@
 --   8 sleeping  zset    session -> wake time, ms
 --   9 run       list    the run queue: ["number","session"], newest on the left
 --  10 meta      hash    number (last run-queue number), run_id, epoch, epoch_at, mark, mark_at,
---                       swept_at
+--                       swept_at, sampled_at (ops/history.lua)
 --  11 dead      stream  dead letters, capped in number and age (dead.py)
 --  12 stats     hash    counters
+--  13 lagging   zset    session -> when its oldest message was accepted or became due, ms
+--  14 paused    zset    session that is not queued until somebody resumes it -> since when, ms
 --
 -- An item is "<number> <id> <size> <kind> <since, ms>[+] <message>": the number is the message's
 -- place in its session, the kind says what it may share a batch with ("-": nothing), and since is
 -- when it was accepted, or with a + when it becomes due. Only what has a + waits for its time: a
 -- clock that steps back must not make all that is queued wait.
 -- All times are milliseconds of Redis TIME.
+--
+-- Lagging is the order of all sessions that have messages, by age, for whoever looks at them: nothing
+-- is decided by it. While a session is leased and nothing is in flight it still says what was.
+--
+-- Counters: accepted, written (of these found: a question found them written), dead:<reason>, purged,
+-- dead_retried; what is queued is what they leave. lag:<bound in ms>: messages by their age when they
+-- were written, each in the first bucket that it fits in; lag_sum: of all, ms. backlog: messages in
+-- all backlogs now. The others count what happened: duplicate, gap, stale, retried, failed, …
 --
 -- Fields of a session's hash. Of the session:
 --   state                    ready, leased, sleeping, held; none: idle. Held is a session that waits
@@ -52,13 +62,17 @@
 
 local SESSION, INFLIGHT, WAITING, BACKLOG, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local READY, LEASES, SLEEPING, RUN = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local META, DEAD, STATS = KEYS[10], KEYS[11], KEYS[12]
+local META, DEAD, STATS, LAGGING, PAUSED = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local SESSION_KEYS = 14
 
 local DEAD_LETTERS = 10000      -- kept, about
 local REMEMBER_MS = 86400000    -- an idle session is remembered for a day: deduplication
 local TRACE_FIRST, TRACE_LAST = 10, 30   -- lines kept: how it began, and how it is now
 local REWRITTEN = 16            -- ids kept of a session, to be looked for once more
 local GIVEN_UP = 16             -- ids kept of a session, not to be taken from a gateway once more
+-- Bounds of the buckets for the age of a message when it is written, ms; ops/overview.py has them too.
+local AGES = {100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000, 300000, 600000, 1800000,
+  3600000, 14400000, 86400000}
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -82,6 +96,25 @@ end
 
 local function count(what, by) redis.call('HINCRBY', STATS, what, by or 1) end
 
+-- Messages that came at these times are written now.
+local function count_written(sinces, now)
+  local buckets, sum = {}, 0
+  for _, since in ipairs(sinces) do
+    local age, bucket = math.max(0, now - since), 'inf'
+    for _, bound in ipairs(AGES) do
+      if age <= bound then
+        bucket = bound
+        break
+      end
+    end
+    buckets[bucket] = (buckets[bucket] or 0) + 1
+    sum = sum + age
+  end
+  count('written', #sinces)
+  for bucket, many in pairs(buckets) do count('lag:' .. bucket, many) end
+  count('lag_sum', sum)
+end
+
 local function head_of(list)
   local item = redis.call('LINDEX', list, 0)
   return item and parse(item)
@@ -89,6 +122,15 @@ end
 
 -- The message that is next when nothing is in flight, or nil.
 local function next_head() return head_of(BACKLOG) or head_of(WAITING) end
+
+-- The session lags since its oldest message was accepted or, if it was delayed, became due.
+local function set_lag(name, head) redis.call('ZADD', LAGGING, ms(head.since), name) end
+
+-- The same where the head may have been taken out, while no worker has the session.
+local function refresh_lag(name)
+  local head = head_of(INFLIGHT) or next_head()
+  if head then set_lag(name, head) else redis.call('ZREM', LAGGING, name) end
+end
 
 local function forget(ids)
   redis.call('SREM', IDS, unpack(ids))
@@ -161,10 +203,12 @@ end
 local function move_on(name, now)
   local head = next_head()
   if not head then
+    redis.call('ZREM', LAGGING, name)
     redis.call('HDEL', SESSION, 'state', 'since', 'intent', 'attempts', 'most', 'tries', 'trace')
     redis.call('PEXPIRE', SESSION, REMEMBER_MS)
     return 'idle'
   end
+  set_lag(name, head)
   return head.not_before > now and sleep_until(name, head.not_before) or make_ready(name)
 end
 

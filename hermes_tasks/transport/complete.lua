@@ -1,6 +1,6 @@
 -- complete: end a claim, however it ended, and give the session its next state.
 --
--- KEYS  the twelve session keys (common.lua), then the lists of other queues the worker consumes
+-- KEYS  the session keys (common.lua), then the lists of other queues the worker consumes
 -- ARGV  1 session  2 token  3 outcome  4 id of the message that was delivered
 --       5 first wait after a failed attempt, ms  6 longest wait, ms  7 a random number in [0, 1)
 --       8 attempts after which the head is a dead letter  9 1: pop the next run-queue entry
@@ -42,6 +42,7 @@ local function drop_head()
   redis.call('LPOP', INFLIGHT)
   local number = head.number
   head = head_of(INFLIGHT)
+  if head then set_lag(name, head) end
   resolve_intent(intent, head and head.number or number + 1)
 end
 
@@ -49,7 +50,7 @@ if head and head.id == id and not wake
     and (outcome == 'settled' or outcome == 'revoked' or outcome == 'expired') then
   if outcome == 'settled' then
     forget({id})
-    count('written')
+    count_written({head.since}, now)
     redis.call('HSET', SESSION, 'written', ms(math.max(head.number, tonumber(highest or '0'))))
   else
     given_up = {head.id, lines or ''}
@@ -102,7 +103,7 @@ end
 if settled or given_up then announce(watched) end
 
 local entry
-if ARGV[9] == '1' and (#KEYS == 12 or redis.call('EXISTS', unpack(KEYS, 13)) == 0) then
+if ARGV[9] == '1' and (#KEYS == SESSION_KEYS or redis.call('EXISTS', unpack(KEYS, SESSION_KEYS + 1)) == 0) then
   entry = redis.call('RPOP', RUN)
 end
 if given_up then return {state, entry or false, unpack(given_up)} end

@@ -89,6 +89,31 @@ class Names:
         return self.key("stats")
 
     @cached_property
+    def lagging(self) -> str:
+        """Every session that has messages, by the age of its oldest."""
+        return self.key("lagging")
+
+    @cached_property
+    def paused(self) -> str:
+        """Sessions that are not queued until somebody resumes them."""
+        return self.key("paused")
+
+    @cached_property
+    def workers(self) -> str:
+        """What each worker last said of itself."""
+        return self.key("workers")
+
+    @cached_property
+    def gateways(self) -> str:
+        """What each gateway last said of itself."""
+        return self.key("gateways")
+
+    @cached_property
+    def history(self) -> str:
+        """How the deployment was in the last hour."""
+        return self.key("history")
+
+    @cached_property
     def _shared(self) -> tuple[str, ...]:
         return (
             self.ready,
@@ -98,11 +123,13 @@ class Names:
             self.meta,
             self.dead,
             self.stats,
+            self.lagging,
+            self.paused,
         )
 
     @lru_cache(maxsize=4096)  # noqa: B019 - there are few Names, and they live as long as we do
     def session(self, session: str) -> tuple[str, ...]:
-        """The twelve keys of every session script, in the order ``common.lua`` gives."""
+        """The keys of every session script, in the order ``common.lua`` gives."""
         base = self.key("session", _unmistakable(session))
         return (base, *(f"{base}:{part}" for part in PARTS), *self._shared)
 

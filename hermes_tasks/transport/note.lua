@@ -1,6 +1,6 @@
 -- note: add a line to what the session's head went through.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 token  3 the line
 -- Returns 1, or 0 when the token no longer holds the lease.
 

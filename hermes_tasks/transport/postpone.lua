@@ -1,7 +1,7 @@
 -- postpone: let the head be tried again later. The claim goes on until it is completed, and the
 -- session sleeps then.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 token  3 wait, ms  4 most messages of the next batch  5 a line for the trace
 --       6 0: the call that failed was answered, and did not write; 1: it may still land
 -- Returns 1, or 0 when the token no longer holds the lease.

@@ -1,6 +1,6 @@
 -- progress: how far a session is and, if asked to, have its being settled announced.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 the number up to which the caller waits: common.lua says how that is announced
 --       (0: up to the newest; '': it does not wait, and nothing is changed)
 -- Returns {state, accepted, number of the oldest unsettled message or -1, in flight, waiting,

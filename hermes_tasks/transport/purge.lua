@@ -1,10 +1,11 @@
 -- purge: drop what waits in a session. What a worker holds is not touched.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session
 -- Returns the number dropped. Nothing is kept of them but the count: purging is asked for by name.
 
-local dropped = 0
+local name, dropped = ARGV[1], 0
+local overflowed = redis.call('LLEN', BACKLOG)
 for _, list in ipairs({BACKLOG, WAITING}) do
   for _, text in ipairs(redis.call('LRANGE', list, 0, -1)) do
     forget({parse(text).id})
@@ -14,6 +15,8 @@ for _, list in ipairs({BACKLOG, WAITING}) do
 end
 if dropped > 0 then
   count('purged', dropped)
+  if overflowed > 0 then count('backlog', -overflowed) end
+  refresh_lag(name)
   announce(redis.call('HGET', SESSION, 'watched'))
 end
 return dropped

@@ -1,6 +1,6 @@
 -- push: append a message to its session, or put the head's retry in its place.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 message  3 id  4 size  5 kind  6 delay, ms (0: none)
 --       7 token of the claim this retry comes from, or ''  8 waiting's bound  9 backlog's bound
 --       10 sender, or '-'  11 its number  12 the number it sent before for this session, or ''
@@ -48,8 +48,8 @@ end
 
 -- A gateway sends again what Redis may have forgotten. A dead letter of it comes back by being
 -- retried, and to its place; pushed, it would come behind what was accepted after it.
-local latest, given_up, state, watched =
-  unpack(redis.call('HMGET', SESSION, 'senders', 'given_up', 'state', 'watched'))
+local latest, given_up, state, watched, settled =
+  unpack(redis.call('HMGET', SESSION, 'senders', 'given_up', 'state', 'watched', 'settled'))
 if sender ~= '-' and given_up and string.find(' ' .. given_up .. ' ', ' ' .. id .. ' ', 1, true) then
   count('duplicate')
   return {'duplicate', 0}
@@ -86,13 +86,20 @@ redis.call('SADD', IDS, id)
 local answer = {'accepted', number}
 if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber(ARGV[8]) then
   local over = redis.call('LPOP', WAITING)
-  if redis.call('RPUSH', BACKLOG, over) > tonumber(ARGV[9]) then
+  if redis.call('RPUSH', BACKLOG, over) <= tonumber(ARGV[9]) then
+    count('backlog')
+  else
     local lost = parse(redis.call('LPOP', BACKLOG))
     bury(name, lost, 'overflow')
     answer[#answer + 1] = lost.id
+    refresh_lag(name)
     announce(watched)
   end
 end
 count('accepted')
-if not state then move_on(name, now) end
+if not state then
+  move_on(name, now)
+elseif number - tonumber(settled or '0') == 1 then   -- all before it is settled, or purged
+  set_lag(name, {since = now + delay})
+end
 return answer

@@ -1,6 +1,6 @@
 -- repair: put one session right, whatever is wrong with it, without losing or reordering a message.
 --
--- KEYS  the twelve session keys (common.lua), then every list in which held sessions stand
+-- KEYS  the session keys (common.lua), then every list in which held sessions stand
 -- ARGV  1 session  2 waiting's bound  3 ms after its start in which a call may land
 -- Returns {state, messages queued, entries that nobody can read: dead letters now}; state is 'leased'
 --   when a worker has the session: then nothing was touched.
@@ -49,12 +49,15 @@ for _, item in ipairs(items) do
 end
 
 -- What follows the last one in flight waits, and what is too much for waiting is in the backlog.
+local overflowed = redis.call('LLEN', BACKLOG)
 redis.call('DEL', INFLIGHT, BACKLOG, WAITING, IDS)
 for i, item in ipairs(queue) do
   local list = i <= in_flight and INFLIGHT or i <= #queue - bound and BACKLOG or WAITING
   redis.call('RPUSH', list, item.text)
   redis.call('SADD', IDS, item.id)
 end
+overflowed = redis.call('LLEN', BACKLOG) - overflowed
+if overflowed ~= 0 then count('backlog', overflowed) end
 
 for _, field in ipairs({'since', 'written', 'attempts', 'most', 'tries'}) do
   local value = redis.call('HGET', SESSION, field)
@@ -85,7 +88,7 @@ redis.call('ZREM', READY, name)
 redis.call('ZREM', LEASES, name)
 redis.call('ZREM', SLEEPING, name)
 local held = false
-for i = 13, #KEYS do
+for i = SESSION_KEYS + 1, #KEYS do
   local places = #redis.call('LPOS', KEYS[i], name, 'COUNT', 0)
   if state == 'held' and #queue > 0 and places > 0 and not held then
     held = true
@@ -103,5 +106,6 @@ if not held then
     state = in_flight > 0 and make_ready(name) or move_on(name, now)
   end
 end
+refresh_lag(name)
 announce(watched)
 return {state, #queue, #unreadable}

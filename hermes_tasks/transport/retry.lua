@@ -1,6 +1,6 @@
 -- retry: put dead letters of one session back into its queue.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 waiting's bound  3 backlog's bound
 --       4 ms after its start in which a call may land
 --       5… for each letter, lowest number first: its entry, and the message to queue instead of the
@@ -50,6 +50,7 @@ local function insert(number, text)
     for i, other in ipairs(redis.call('LRANGE', list, 0, -1)) do
       if parse(other).number > number then
         redis.call('LINSERT', list, 'BEFORE', other, text)
+        if list == BACKLOG then count('backlog') end
         if i == 1 and list == INFLIGHT then   -- another is the head now
           redis.call('HDEL', SESSION, 'attempts', 'most', 'tries', 'trace')
         end
@@ -64,9 +65,11 @@ end
 local function balance()
   if redis.call('LLEN', WAITING) > bound then
     redis.call('RPUSH', BACKLOG, redis.call('LPOP', WAITING))
+    count('backlog')
   end
   if redis.call('LLEN', BACKLOG) > backlog_bound then
     redis.call('LPUSH', WAITING, redis.call('RPOP', BACKLOG))
+    count('backlog', -1)
   end
 end
 
@@ -120,5 +123,6 @@ if head and put_back[head.number] then
     redis.call('ZREM', SLEEPING, name)
     make_ready(name)
   end
+  set_lag(name, head)
 end
 return answers

@@ -7,13 +7,13 @@ rolling deploy, each its own scripts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 
 class Script:
@@ -29,6 +29,42 @@ class Script:
             return client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return client.eval(self.text, len(keys), *keys, *args)
+
+
+def run_all(
+    client: redis.Redis, script: Script, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]
+) -> list[Any]:
+    """Run a script for each of these keys and arguments in one round trip; the answers.
+
+    Raises:
+        ResponseError: the first that one of them was answered with; all of them were run.
+    """
+    calls = list(calls)
+    answers = try_all(client, script, calls)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
+def try_all(
+    client: redis.Redis, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
+) -> list[Any]:
+    """As :func:`run_all`, but an error is the answer of its call."""
+    if not calls:
+        return []
+    pipe = client.pipeline(transaction=False)
+    for keys, arguments in calls:
+        pipe.evalsha(script.sha, len(keys), *keys, *arguments)
+    answers: list[Any] = pipe.execute(raise_on_error=False)
+    for place, (keys, arguments) in enumerate(calls):
+        # A pipeline sends no text, so a server that does not know the script is told it here.
+        if isinstance(answers[place], NoScriptError):
+            try:
+                answers[place] = script(client, keys, arguments)
+            except ResponseError as error:
+                answers[place] = error
+    return answers
 
 
 @cache

@@ -238,6 +238,28 @@ class Progress:
     ahead: int
     trace: str
 
+    @classmethod
+    def parse(cls, answer: Sequence[Any]) -> Self:
+        """What ``progress.lua`` returned."""
+        state, accepted, first, inflight, waiting, backlog, wake, attempts, *more = answer
+        now, since, swept_at, lands, ahead, trace = more
+        return cls(
+            state.decode(),
+            accepted,
+            first if first >= 0 else None,
+            inflight,
+            waiting,
+            backlog,
+            wake if wake >= 0 else None,
+            attempts,
+            now,
+            since if since >= 0 else None,
+            swept_at if swept_at >= 0 else None,
+            lands,
+            ahead,
+            _text(trace),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Help:
@@ -478,26 +500,7 @@ class SessionStore:
         return self._progress(session, up_to or 0)
 
     def _progress(self, session: str, watched: int | str) -> Progress:
-        state, accepted, first, inflight, waiting, backlog, wake, attempts, *more = self._run(
-            "progress", session, watched
-        )
-        now, since, swept_at, lands, ahead, trace = more
-        return Progress(
-            state.decode(),
-            accepted,
-            first if first >= 0 else None,
-            inflight,
-            waiting,
-            backlog,
-            wake if wake >= 0 else None,
-            attempts,
-            now,
-            since if since >= 0 else None,
-            swept_at if swept_at >= 0 else None,
-            lands,
-            ahead,
-            _text(trace),
-        )
+        return Progress.parse(self._run("progress", session, watched))
 
     def renew(self, held: Sequence[tuple[str, str]]) -> list[bool]:
         """Extend the leases of (session, token) pairs; which of them are still held."""

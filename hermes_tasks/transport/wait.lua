@@ -1,7 +1,7 @@
 -- wait: let the session sleep until no earlier call can land any more. Its messages were asked for,
 -- and not found; they are asked for once more then.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 token  3 first number that an earlier call may have carried  4 last
 --       5 ms until which that call may land
 -- Returns 1, or 0 when the token no longer holds the lease.

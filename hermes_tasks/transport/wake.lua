@@ -1,6 +1,6 @@
 -- wake: queue a sleeping session whose time has come.
 --
--- KEYS  the twelve session keys (common.lua)
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session
 -- Returns 1, or 0 when it does not sleep or not long enough.
 

@@ -38,6 +38,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from hermes_tasks.ops.overview import LAG_BOUNDS, unsettled
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import scripts
 from hermes_tasks.transport.sessions import (
@@ -124,17 +125,17 @@ def set_clock(client: redis.Redis, now: int) -> None:
     client.hset(CLOCK, mapping={"s": now // 1000, "us": now % 1000 * 1000})
 
 
-#: hold: let a leased session wait, in a list of those held. KEYS[13] the list; ARGV session, token.
+#: hold: let a leased session wait, in a list of those held. KEYS[15] the list; ARGV session, token.
 HOLD = """
 if redis.call('HGET', SESSION, 'token') ~= ARGV[2] then return 0 end
 allow_full_memory()
-redis.call('RPUSH', KEYS[13], ARGV[1])
+redis.call('RPUSH', KEYS[SESSION_KEYS + 1], ARGV[1])
 hold(ARGV[1], 'the test says so', now_ms())
 return 1
 """
-#: resume: let a held session go on. KEYS[13] the list; ARGV session.
+#: resume: let a held session go on. KEYS[15] the list; ARGV session.
 RESUME = """
-redis.call('LREM', KEYS[13], 1, ARGV[1])
+redis.call('LREM', KEYS[SESSION_KEYS + 1], 1, ARGV[1])
 if redis.call('HGET', SESSION, 'state') ~= 'held' then return 0 end
 make_ready(ARGV[1])
 return 1
@@ -175,6 +176,7 @@ class Held:
     lease: float | None
     sleeping: float | None
     held: int
+    lagging: float | None
 
     @property
     def state(self) -> str:
@@ -198,11 +200,11 @@ def look(store: HoldingStore, session: str) -> Held:
     for key in lists:
         pipe.lrange(key, 0, -1)
     pipe.smembers(ids).pttl(base)
-    for key in (names.ready, names.leases, names.sleeping):
+    for key in (names.ready, names.leases, names.sleeping, names.lagging):
         pipe.zscore(key, session)
     pipe.lrange(store.held, 0, -1)
     fields, inflight, waiting, backlog, members, ttl, *scores, held = pipe.execute()
-    ready, lease, sleeping = scores
+    ready, lease, sleeping, lagging = scores
     return Held(
         {name.decode(): value.decode() for name, value in fields.items()},
         {
@@ -216,6 +218,7 @@ def look(store: HoldingStore, session: str) -> Held:
         lease,
         sleeping,
         held.count(session.encode()),
+        lagging,
     )
 
 
@@ -305,6 +308,7 @@ class Model:
         self.sessions: dict[str, ModelSession] = defaultdict(ModelSession)
         self.run: list[Any] = []  # newest first
         self.ready: dict[str, int] = {}
+        self.lagging: dict[str, int] = {}
         self.number = 0
         self.epoch = 0
         self.epoch_at: int | None = None
@@ -320,6 +324,17 @@ class Model:
         self.counts[f"dead:{reason}"] += 1
         given_up = self.sessions[name].given_up
         given_up[:] = [message.id, *(id for id in given_up if id != message.id)][:16]
+
+    def _written(self, name: str, message: Message) -> None:
+        session, age = self.sessions[name], max(0, self.now - message.since)
+        session.written = max(session.written, message.number)
+        bucket = next((bound for bound in LAG_BOUNDS if age <= bound), "inf")
+        self.counts += Counter({"written": 1, f"lag:{bucket}": 1, "lag_sum": age})
+
+    def _refresh_lag(self, name: str) -> None:
+        self.lagging.pop(name, None)
+        if queued := self.sessions[name].queued:
+            self.lagging[name] = queued[0].since
 
     def _announce(self, name: str) -> None:
         session = self.sessions[name]
@@ -345,6 +360,7 @@ class Model:
 
     def _move_on(self, name: str) -> str:
         session = self.sessions[name]
+        self._refresh_lag(name)
         if not session.queued:
             session.state, session.intent = "idle", None
             session.forget_head()
@@ -413,10 +429,13 @@ class Model:
             if len(session.backlog) > OPTIONS.backlog_limit:
                 lost = session.backlog.pop(0)
                 self._bury(name, lost, "overflow")
+                self._refresh_lag(name)
                 self._announce(name)
                 dropped = (lost.id,)
         if session.state == "idle":
             self._move_on(name)
+        elif len(session.queued) == 1:
+            self._refresh_lag(name)
         return PushAnswer("accepted", session.accepted, dropped)
 
     def claim(self, name: str, number: int, token: str, worker: str) -> Claimed | None:
@@ -449,6 +468,8 @@ class Model:
             if message not in session.inflight:
                 session.inflight.append(message)
                 (session.backlog or session.waiting).remove(message)
+        if mine:
+            self._refresh_lag(name)
         session.resolve_intent(batch[0].number)
         if session.intent is not None:
             until = min(session.intent.until, self.now + LANDING)
@@ -498,6 +519,7 @@ class Model:
     ) -> bool:
         session = self.sessions[name]
         known = [*session.rewritten, *(message.id for message in session.inflight)]
+        self.counts["found"] += len({m.id for m in session.inflight} & (set(ids) - set(twice)))
         if self._settle(name, token, [*ids, *twice]) is None:
             return False
         self.counts["twice"] += len(set(known) & set(twice))
@@ -525,8 +547,9 @@ class Model:
             if reason:
                 self._bury(name, message, reason)
             else:
-                self.counts["written"] += 1
-                session.written = max(session.written, message.number)
+                self._written(name, message)
+        if settled and session.inflight:
+            self._refresh_lag(name)
         if settled:
             left = session.inflight or [replace(settled[-1], number=settled[-1].number + 1)]
             session.resolve_intent(left[0].number)
@@ -612,12 +635,13 @@ class Model:
         if settles and session.wake is None and session.inflight and session.inflight[0].id == id:
             head = session.inflight.pop(0)
             if outcome is Outcome.SETTLED:
-                self.counts["written"] += 1
-                session.written = max(session.written, head.number)
+                self._written(name, head)
             else:
                 given_up += [head.id, text_of(session.trace)]
                 self._bury(name, head, outcome.value)
             self._announce(name)
+            if session.inflight:
+                self._refresh_lag(name)
             session.progress = True
             session.forget_head()
             following = session.inflight[0].number if session.inflight else head.number + 1
@@ -646,6 +670,8 @@ class Model:
             given_up += [session.inflight[0].id, text_of(session.trace)]
             head = session.inflight.pop(0)
             self._bury(name, head, "attempts")
+            if session.inflight:
+                self._refresh_lag(name)
             self._announce(name)
             session.forget_head()
             following = session.inflight[0].number if session.inflight else head.number + 1
@@ -673,6 +699,7 @@ class Model:
         session.backlog.clear()
         self.counts["purged"] += dropped
         if dropped:
+            self._refresh_lag(name)
             self._announce(name)
         return dropped
 
@@ -1232,6 +1259,9 @@ class SessionMachine(RuleBasedStateMachine):
     def every_session_is_sound(self) -> None:
         for session, book in self.books.items():
             held = look(self.store, session)
+            if held.state != "leased" or held.lists["inflight"]:
+                oldest = min(book.accepted.keys() - book.gone.keys(), default=0)
+                assert held.lagging == book.since.get(oldest), "lags by the age of another"
             numbers = [item.number for item in held.items]
             assert numbers == sorted(set(numbers)), "numbers are not increasing"
             assert held.queued == {
@@ -1285,6 +1315,11 @@ class SessionMachine(RuleBasedStateMachine):
         assert counters["written"] == gone["written"]
         assert counters["purged"] == gone["purged"]
         assert counters["twice"] == self.twice
+        buckets = sum(count for what, count in counters.items() if what.startswith("lag:"))
+        assert buckets == gone["written"]
+        held = [look(self.store, session) for session in self.books]
+        assert counters["backlog"] == sum(len(one.lists["backlog"]) for one in held)
+        assert unsettled(counters) == sum(len(one.items) for one in held)
         dead = sum(count for what, count in counters.items() if what.startswith("dead:"))
         assert dead == gone["dead"] == self.client.xlen(self.store.names.dead)
 
@@ -1364,7 +1399,11 @@ class ModelMachine(SessionMachine):
     def redis_is_as_the_model(self) -> None:
         entries: Any = self.client.lrange(self.store.names.run, 0, -1)
         assert [_entry(raw) for raw in entries] == self.model.run
-        assert self.store.counters() == dict(+self.model.counts)
+        counted = Counter(self.store.counters())
+        counted.pop("backlog", None)  # which the invariants know better
+        assert +counted == +self.model.counts
+        lagging: Any = self.client.zrange(self.store.names.lagging, 0, -1, withscores=True)
+        assert {name.decode(): since for name, since in lagging} == self.model.lagging
         for name in SESSIONS:
             session, held = self.model.sessions[name], look(self.store, name)
             progress = self.store.progress(name)
@@ -1530,7 +1569,9 @@ BROKEN: dict[str, Edits] = {
         "note": [("~= ARGV[2] then return 0", "== '' then return 0")]
     },
     "a push queues a session that is held": {
-        "push": [("if not state then move_on", "if not state or state == 'held' then move_on")]
+        "push": [
+            ("if not state then\n  move_on", "if not state or state == 'held' then\n  move_on")
+        ]
     },
     "a held session keeps its lease": {
         "common": [("  redis.call('ZREM', LEASES, name)\nend", "end")]
@@ -1551,6 +1592,16 @@ BROKEN: dict[str, Edits] = {
     "who waits is told too early": {"common": [("head.number <= tonumber(watched)", "false")]},
     "who waits for less is not told": {
         "progress": [("(not watched or tonumber(watched) > target)", "not watched")]
+    },
+    "a session that moves on lags as before": {
+        "common": [("  set_lag(name, head)\n  return head", "  return head")]
+    },
+    "what is left in flight lags as what is written did": {
+        "commit": [("then set_lag(ARGV[1], head) end", "then end")]
+    },
+    "after an overflow a session lags as before": {"push": [("    refresh_lag(name)\n", "")]},
+    "a backlog is counted and not worked off": {
+        "claim": [("count('backlog', -#taken)", "count('backlog', 0)")]
     },
     "a session with work is forgotten after a day": {
         "push": [("  redis.call('PERSIST', SESSION)\n", "")]

@@ -530,7 +530,8 @@ def test_a_message_is_settled_once_in_any_order(store: SessionStore) -> None:
     assert store.bury(S, "t", "2", reason="poison", detail="422") == ""
     assert store.commit(S, "t", ["1", "2"])
     assert store.progress(S).first_unsettled == 3
-    assert store.counters() == {"accepted": 3, "written": 1, "dead:poison": 1}
+    counters = store.counters()
+    assert [counters[name] for name in ("accepted", "written", "dead:poison")] == [3, 1, 1]
     letter = store.dead_letters()[0]
     assert (letter["session"], letter["detail"], letter["number"]) == (S, "422", "2")
     assert "message" not in letter
@@ -561,7 +562,8 @@ def test_each_outcome_of_an_unsettled_head(
         let_the_lease_run_out(store)
     assert complete(store, outcome, "1") == state
     assert complete(store, outcome, "1") == "lost"
-    assert store.counters() == {"accepted": 1} | ({counter: 1} if counter else {})
+    counters = {k: v for k, v in store.counters().items() if not k.startswith("lag")}
+    assert counters == {"accepted": 1} | ({counter: 1} if counter else {})
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

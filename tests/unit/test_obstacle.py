@@ -9,6 +9,7 @@ import pytest
 from hermes_tasks.gate import GateStatus, State
 from hermes_tasks.gateway.obstacle import in_redis
 from hermes_tasks.transport import Progress
+from hermes_tasks.transport.histogram import Histogram
 
 NOW = 1_800_000_000  # 2027-01-15T08:00:00Z
 
@@ -48,6 +49,7 @@ CLOSED = GateStatus(
     held=40,
     classes=(),
     counters={},
+    took=Histogram((), (0,), 0.0),
 )
 OPEN = replace(CLOSED, state=State.OPEN, probe_at=NOW + 30)
 
