@@ -26,8 +26,9 @@ BROKER_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
 
 _REDACTED = "***"
 _DATABASE = re.compile(r"/*[0-9]*")
-_SECRET_OPTION = re.compile(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token)[^=&;]*=)[^&;]*")
-_SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|credential")
+_SENSITIVE = "password|passwd|secret|token|credential|api_?key"
+_SECRET_NAME = re.compile(rf"(?i){_SENSITIVE}")
+_SECRET_OPTION = re.compile(rf"(?i)([?&;][^=&;]*(?:{_SENSITIVE})[^=&;]*=)[^&;]*")
 
 
 def redact_url(url: str) -> str:
@@ -55,13 +56,17 @@ def _redact_one(url: str) -> str:
 def _redact_options(options: dict[str, Any]) -> dict[str, Any]:
     """Transport options with secrets replaced, those of Sentinel's own connections too."""
     return {
-        name: _redact_options(value)
-        if isinstance(value, dict)
-        else _REDACTED
-        if _SECRET_NAME.search(name)
-        else value
+        name: _REDACTED if _SECRET_NAME.search(name) else _redact_value(value)
         for name, value in options.items()
     }
+
+
+def _redact_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _redact_options(value)
+    if isinstance(value, list):
+        return [_redact_value(one) for one in value]
+    return redact_url(value) if isinstance(value, str) and "://" in value else value
 
 
 _RATE = re.compile(r"(?P<calls>[0-9]+(?:\.[0-9]+)?)(?:\s*/\s*(?P<unit>[smh]))?")

@@ -4,28 +4,125 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hermes_tasks.config import Settings
+import click
+
+from hermes_tasks.config import Settings, redact_url
+from hermes_tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_tasks.gate import Policy
     from hermes_tasks.transport import SessionStore
 
 
 @contextmanager
 def sessions_of(settings: Settings) -> Iterator[SessionStore]:
-    """The sessions of a deployment, for the length of the block.
+    """The sessions of a deployment, for the length of the block, to change them.
 
     Raises:
         BrokerUnavailable: Redis does not answer, or refuses us, now or within the block.
     """
     from hermes_tasks.app import make_app
-    from hermes_tasks.gateway.link import FAILURES, Link
 
-    link = Link(make_app(settings, set_as_current=False), settings.safe_broker_url)
+    with _store(make_app(settings, set_as_current=False), settings.safe_broker_url) as store:
+        yield store
+
+
+@contextmanager
+def view_of(settings: Settings) -> Iterator[SessionStore]:
+    """The same, only to look at them: nothing is written to Redis.
+
+    Raises:
+        BrokerUnavailable: Redis does not answer, or refuses us, now or within the block.
+    """
+    from hermes_tasks.app import make_app
+
+    app = make_app(settings, set_as_current=False)
+    with _store(app, settings.safe_broker_url, to_look=True) as store:
+        yield store
+
+
+@contextmanager
+def sessions_here(*, to_look: bool = False) -> Iterator[SessionStore]:
+    """The sessions that a command is for, whichever program it is a command of.
+
+    Under ``celery -A``, those of that application, whoever wrote it; else those of the settings.
+
+    Raises:
+        BrokerUnavailable: Redis does not answer, or refuses us, now or within the block.
+        ConfigurationError: the application has no ordered queues.
+    """
+    app = _app_of_celery()
+    if app is None:
+        with (view_of if to_look else sessions_of)(Settings.load()) as store:
+            yield store
+        return
+    safe_url = redact_url(str(app.conf.broker_write_url))
+    if not _is_ordered(app):
+        raise ConfigurationError(
+            f"the broker of this application is {safe_url}, which has no ordered queues: name "
+            "the application that has them, such as `celery -A hermes_tasks sessions list`"
+        )
+    with _store(app, safe_url, to_look=to_look) as store:
+        yield store
+
+
+def full_name(session: str) -> str:
+    """The whole name of a session, ``backend:workspace:session``.
+
+    Of a name without a colon the settings say the rest: their backend and workspace.
+    """
+    app = _app_of_celery()
+    settings = Settings.load() if app is None else getattr(app, "settings", None)
+    if ":" in session or settings is None:
+        return session
+    return f"{settings.backend}:{settings.honcho_workspace_id}:{session}"
+
+
+def policy_here() -> Policy:
+    """By which a command reads gates: that of the settings, where there are any."""
+    from hermes_tasks.gate import Policy
+
+    app = _app_of_celery()
+    settings = Settings.load() if app is None else getattr(app, "settings", None)
+    return Policy() if settings is None else Policy.from_settings(settings)
+
+
+@contextmanager
+def _store(app: Celery, safe_url: str, *, to_look: bool = False) -> Iterator[SessionStore]:
+    from hermes_tasks.gateway.link import ANSWER_SECONDS, CONNECT_SECONDS, FAILURES, Link
+    from hermes_tasks.transport import private_store
+
+    link = Link(app, safe_url)
     try:
-        yield link.channel().sessions
+        if not to_look:
+            yield link.channel().sessions
+            return
+        with app.connection_for_write() as connection:
+            connection.transport_options.update(
+                max_retries=0,
+                retry_on_timeout=False,
+                socket_connect_timeout=CONNECT_SECONDS,
+                socket_timeout=ANSWER_SECONDS,
+            )
+            yield private_store(connection, timeout=ANSWER_SECONDS)
     except FAILURES as error:
         raise link.broken(error) from error
     finally:
         link.close()
+
+
+def _is_ordered(app: Celery) -> bool:
+    from hermes_tasks.transport.channel import SessionChannel
+
+    transport: Any = app.connection_for_write().get_transport_cls()
+    return issubclass(transport.Channel, SessionChannel)
+
+
+def _app_of_celery() -> Celery | None:
+    """The application of ``celery -A``, if that is what runs."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else getattr(context.obj, "app", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ import click
 
 from hermes_tasks.cli import group
 from hermes_tasks.cli.broker import sessions_of
+from hermes_tasks.cli.output import console, json_option, print_json, printable, shown
+from hermes_tasks.cli.output import table as new_table
 from hermes_tasks.config import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Put right what is found, session by session.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@json_option
 def check(repair: bool, as_json: bool) -> None:
     """Look at every session and gate of a running deployment for what must not be.
 
@@ -39,7 +40,7 @@ def check(repair: bool, as_json: bool) -> None:
     """
     report, repaired, left = checked(Settings.load(), repair)
     if as_json:
-        click.echo(json.dumps(_as_json(report, repaired, left), indent=2))
+        print_json(_as_json(report, repaired, left))
     else:
         _show(report, repaired, left)
     if left:
@@ -68,15 +69,13 @@ def checked(
 
 def _show(report: Report, repaired: dict[str, Repaired], left: tuple[Finding, ...]) -> None:
     """For a person."""
-    from rich.console import Console
-
-    console = Console()
+    out = console()
     if report.findings:
-        console.print(table_of(report.findings))
+        out.print(table_of(report.findings))
     for line in _repairs(repaired):
-        click.echo(line)
+        click.echo(printable(line))
     if repaired and left:
-        console.print(table_of(left, "Still wrong"))
+        out.print(table_of(left, "Still wrong"))
     states = ", ".join(f"{count} {state}" for state, count in sorted(report.states.items()))
     click.echo(
         f"{_verdict(report, left)}. Sessions: {sum(report.states.values())}"
@@ -104,17 +103,11 @@ def _repairs(repaired: dict[str, Repaired]) -> Iterator[str]:
 
 def table_of(findings: tuple[Finding, ...], title: str = "Wrong") -> Table:
     """Findings for a person."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("session or gate", overflow="fold")
-    table.add_column("fault")
-    table.add_column("what")
+    columns = ("session or gate", "fault", "what")
+    made = new_table(title, *columns, fold=("session or gate", "what"))
     for finding in findings:
-        # As text: a session may be called [bold].
-        table.add_row(*map(Text, (finding.where, finding.fault, finding.text)))
-    return table
+        made.add_row(*map(shown, (finding.where, finding.fault, finding.text)))
+    return made
 
 
 def _as_json(

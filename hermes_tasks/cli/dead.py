@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hermes_tasks.cli import group
-from hermes_tasks.cli.broker import sessions_of
+from hermes_tasks.cli.broker import sessions_of, view_of
+from hermes_tasks.cli.options import SPAN, confirm, yes_option
+from hermes_tasks.cli.output import console, json_option, print_json, printable, shown
+from hermes_tasks.cli.output import table as new_table
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import InvalidTurn, UnknownLetter
 
@@ -23,19 +25,6 @@ only_session = click.option("--session", default="", help="Only of this session.
 only_reason = click.option("--reason", default="", help="Only of this reason, such as given_up.")
 
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-def _age(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Seconds of an option such as ``90``, ``90s``, ``15m``, ``12h`` or ``7d``."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d{1,9})([smhd]?)", value)
-    if found is None:
-        raise click.BadParameter("must be seconds, or a number with s, m, h or d behind it")
-    return float(found[1]) * _UNITS[found[2]]
-
-
 @click.group()
 def dead() -> None:
     """Turns that were given up: look at them, retry them, or drop them for good.
@@ -46,7 +35,7 @@ def dead() -> None:
     \b
     Exit status:
       0  done
-      1  not all letters could be retried
+      1  not all letters could be retried; or you said no
       2  wrong usage, or there is no such letter
       3  Redis does not answer, or refuses us
     """
@@ -56,23 +45,21 @@ def dead() -> None:
 @only_session
 @only_reason
 @click.option("--limit", default=50, type=click.IntRange(1), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@json_option
 def list_letters(session: str, reason: str, limit: int, as_json: bool) -> None:
     """List dead letters, the newest first."""
-    from rich.console import Console
-
     from hermes_tasks.transport.dead import DeadLetters
 
-    with sessions_of(Settings.load()) as store:
+    with view_of(Settings.load()) as store:
         letters = DeadLetters(store)
         found = list(letters.newest(session=session, reason=reason, limit=limit + 1))
-    shown = found[:limit]
+    listed = found[:limit]
     if as_json:
-        click.echo(json.dumps([_as_json(letter) for letter in shown], indent=2))
-    elif not shown:
+        print_json([_as_json(letter) for letter in listed])
+    elif not listed:
         click.echo("No dead letters.")
     else:
-        Console().print(_table(shown))
+        console().print(_table(listed))
         if len(found) > limit:
             click.echo(f"These are the newest {limit}; --limit shows more.")
 
@@ -80,31 +67,31 @@ def list_letters(session: str, reason: str, limit: int, as_json: bool) -> None:
 @dead.command()
 @click.argument("letter", metavar="ID")
 @click.option("--content", is_flag=True, help="Show what was to be written as well.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def show(letter: str, content: bool, as_json: bool) -> None:
     """Show a dead letter with the trace of its attempts."""
     from hermes_tasks.transport.dead import DeadLetters
 
-    shown = []
+    described = []
     settings = Settings.load()
-    with sessions_of(settings) as store:
+    with view_of(settings) as store:
         letters = DeadLetters(store)
         for found in _named(letters, [letter]):
-            described = _as_json(found)
+            one = _as_json(found)
             if content:
-                described["content"] = _content(letters.message(found) or b"", settings)
-            shown.append(described)
+                one["content"] = _content(letters.message(found) or b"", settings)
+            described.append(one)
     if as_json:
-        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        print_json(described)
         return
-    for described in shown:
-        for name, value in described.items():
+    for one in described:
+        for name, value in one.items():
             if name == "trace":
-                click.echo("trace:" + "".join(f"\n  {line}" for line in value))
+                click.echo("trace:" + "".join(f"\n  {printable(line)}" for line in value))
             elif isinstance(value, dict):
                 click.echo(f"{name}:\n{json.dumps(value, indent=2, ensure_ascii=False)}")
             else:
-                click.echo(f"{name}: {value}")
+                click.echo(f"{name}: {printable(str(value))}")
 
 
 @dead.command()
@@ -112,7 +99,8 @@ def show(letter: str, content: bool, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Retry all letters there are now.")
 @only_session
 @only_reason
-def retry(ids: Sequence[str], everything: bool, session: str, reason: str) -> None:
+@json_option
+def retry(ids: Sequence[str], everything: bool, session: str, reason: str, as_json: bool) -> None:
     """Put letters back into their sessions.
 
     A letter goes back to its old place, in front of what its session said later, unless something
@@ -123,12 +111,17 @@ def retry(ids: Sequence[str], everything: bool, session: str, reason: str) -> No
 
     _one_of(ids=bool(ids), everything=everything)
     _without_ids(ids, session, reason)
-    stayed = 0
+    tried = []
     with sessions_of(Settings.load()) as store:
         letters = DeadLetters(store)
         for done in letters.retry(_wanted(letters, ids, session, reason)):
-            stayed += not done.is_queued
-            click.echo(f"{done.letter.entry} turn {done.letter.id}: {_said(done)}")
+            tried.append(done)
+            if not as_json:
+                id = printable(done.letter.id)
+                click.echo(f"{done.letter.entry} turn {id}: {_said(done)}")
+    if as_json:
+        print_json([_retried_as_json(done) for done in tried])
+    stayed = sum(not done.is_queued for done in tried)
     if stayed:
         click.echo(f"{stayed} not retried", err=True)
         click.get_current_context().exit(group.INCOMPLETE)
@@ -138,14 +131,22 @@ def retry(ids: Sequence[str], everything: bool, session: str, reason: str) -> No
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Drop all letters there are now.")
 @click.option(
-    "--older-than", metavar="AGE", callback=_age, help="Drop all of this age, such as 7d or 12h."
+    "--older-than", metavar="AGE", type=SPAN, help="Drop all of this age, such as 7d or 12h."
 )
 @only_session
 @only_reason
+@yes_option
+@json_option
 def purge(
-    ids: Sequence[str], everything: bool, older_than: float | None, session: str, reason: str
+    ids: Sequence[str],
+    everything: bool,
+    older_than: float | None,
+    session: str,
+    reason: str,
+    yes: bool,
+    as_json: bool,
 ) -> None:
-    """Drop letters for good: what they say will never be written."""
+    """Drop letters for good, after asking: what they say will never be written."""
     from hermes_tasks.transport.dead import DeadLetters
 
     _one_of(ids=bool(ids), everything=everything, older_than=older_than is not None)
@@ -155,10 +156,16 @@ def purge(
     with sessions_of(Settings.load()) as store:
         letters = DeadLetters(store)
         if older_than is not None:
+            confirm("Drop all letters of this age for good?", yes)
             dropped = letters.discard_older(older_than)
         else:
-            dropped = letters.discard(_wanted(letters, ids, session, reason))
-    click.echo(f"{dropped} dropped")
+            wanted = _wanted(letters, ids, session, reason)
+            confirm(f"Drop {len(wanted)} of the letters for good?", yes)
+            dropped = letters.discard(wanted)
+    if as_json:
+        print_json({"dropped": dropped})
+    else:
+        click.echo(f"{dropped} dropped")
 
 
 def _one_of(**ways: bool) -> None:
@@ -208,20 +215,27 @@ def _said(done: Retried) -> str:
 
 
 def _table(letters: Sequence[DeadLetter]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Dead letters", title_justify="left")
-    for column in ("id", "given up (UTC)"):
-        table.add_column(column, no_wrap=True)
-    for column in ("reason", "session", "turn"):
-        table.add_column(column, overflow="fold")
+    made = new_table(
+        "Dead letters",
+        *("id", "given up (UTC)", "reason", "session", "turn"),
+        fold=("reason", "session", "turn"),
+    )
     for letter in letters:
         reason = f"{letter.reason}: {letter.detail}" if letter.detail else letter.reason
         when = letter.at.strftime("%Y-%m-%d %H:%M:%S")
-        # As text: a session may be called [bold].
-        table.add_row(*map(Text, (letter.entry, when, reason, letter.session, letter.id)))
-    return table
+        made.add_row(*map(shown, (letter.entry, when, reason, letter.session, letter.id)))
+    return made
+
+
+def _retried_as_json(done: Retried) -> dict[str, Any]:
+    return {
+        "id": done.letter.entry,
+        "session": done.letter.session,
+        "turn": done.letter.id,
+        "answer": done.answer,
+        "queued": done.is_queued,
+        "wait": done.wait,
+    }
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

@@ -149,11 +149,22 @@ def test_all_are_retried_in_order_and_what_stays_is_said(
 
 def test_letters_are_dropped_by_name_by_age_or_all(run: Commands, store: SessionStore) -> None:
     give_up(store, "1", "2", "3")
-    assert run("dead", "purge", "2").stdout == "1 dropped\n"
-    assert run("dead", "purge", "--older-than", "7d").stdout == "0 dropped\n"
-    assert run("dead", "purge", "--all", "--reason", "poison").stdout == "0 dropped\n"
-    assert run("dead", "purge", "--all").stdout == "2 dropped\n"
+    assert run("dead", "purge", "2", "--yes").stdout == "1 dropped\n"
+    assert run("dead", "purge", "--older-than", "7d", "--yes").stdout == "0 dropped\n"
+    assert run("dead", "purge", "--all", "--reason", "poison", "--yes").stdout == "0 dropped\n"
+    assert run("dead", "purge", "--all", "--yes").stdout == "2 dropped\n"
     assert store.counters()["dead_purged"] == 3
+
+
+def test_letters_are_dropped_for_good_only_after_asking(run: Commands, store: SessionStore) -> None:
+    give_up(store, "1")
+    # Where nobody can be asked it is one line, and wrong usage,
+    result = run("dead", "purge", "--all")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("error: nobody is there to be asked")
+    assert len(run.json("dead", "list")) == 1
+    # and a program is told what was done as a program likes it.
+    assert run.json("dead", "purge", "--all", "--yes") == {"dropped": 1}
 
 
 @pytest.mark.parametrize("command", ["show", "retry", "purge"])

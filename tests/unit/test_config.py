@@ -166,11 +166,25 @@ def test_secrets_are_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> No
         ("redis://u:p@ss/w@h:1/0", "redis://u:***@h:1/0"),
         ("sentinel://:a@h1:1;sentinel://:b@h2:2/0", "sentinel://:***@h1:1;sentinel://:***@h2:2/0"),
         ("redis://h/0?password=pw&db=1", "redis://h/0?password=***&db=1"),
+        ("https://h/v3?api_key=pw", "https://h/v3?api_key=***"),
         ("redis+socket:///run/redis.sock", "redis+socket:///run/redis.sock"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert redact_url(url) == shown
+
+
+def test_no_secret_of_the_broker_options_is_shown() -> None:
+    options = {
+        "master_name": "mymaster",
+        "sentinel_kwargs": {"password": "s3cret", "db": 1},
+        "others": ["redis://:s3cret@h:1/0"],
+    }
+    settings = Settings(broker_options=options)
+    shown = next(row.value for row in settings.rows() if "OPTIONS" in row.variable)
+    assert "s3cret" not in str(shown)
+    assert "mymaster" in str(shown)
+    assert "redis://:***@h:1/0" in str(shown)
 
 
 @given(st.text(min_size=8).filter(lambda password: ";" not in password))
