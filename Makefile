@@ -13,7 +13,7 @@ PYTEST_ARGS ?= --numprocesses 3
 HONCHO_NEWEST := 2.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint docs format bench up install clean
+.PHONY: help demo test chaos lint docs format bench up flower install clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,11 @@ help:  ## List the targets.
 demo: install  ## Send a conversation through the queue, kill a worker in the middle, count what arrived.
 	$(BIN)/hermes-tasks demo
 
-up: install  ## Run a broker and a worker in the foreground (needs HONCHO_URL).
-	$(BIN)/hermes-tasks up
+up: install  ## Run a broker and a worker in the foreground; without HONCHO_URL, a demonstration of them.
+	$(BIN)/hermes-tasks up $(if $(HONCHO_URL),,--demo)
+
+flower: install  ## Run Flower on http://127.0.0.1:5555: its tab Sessions shows what `make up` does.
+	$(BIN)/celery -A hermes_tasks flower --address=127.0.0.1
 
 test: lint docs $(VENV)/honcho-$(HONCHO_NEWEST)  ## Lint, check types, build the documentation, run every test.
 	PYTHONPATH=$(CURDIR)/$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(PYTEST_ARGS)

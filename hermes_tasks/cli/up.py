@@ -6,7 +6,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,7 @@ import click
 from hermes_tasks.cli import group
 from hermes_tasks.cli.environment import environment_of
 from hermes_tasks.config import Settings
-from hermes_tasks.errors import BrokerUnavailable, ConfigurationError
+from hermes_tasks.errors import BrokerUnavailable, ConfigurationError, MissingExtra
 
 if TYPE_CHECKING:
     from hermes_tasks.testing.servers import Server
@@ -29,6 +30,9 @@ _WORKER_STOP_SECONDS = 45.0
 """A worker that is told to stop finishes its calls first: their deadline (30 s) and a margin."""
 
 _LOOK_SECONDS = 0.2
+
+_DEMO_LATENCY = {"median": 0.3, "sigma": 0.5}
+"""What a call to the stand-in takes, in seconds."""
 
 
 @click.command()
@@ -49,12 +53,20 @@ _LOOK_SECONDS = 0.2
     show_default=True,
     help="Sessions written at the same time.",
 )
-def up(data_dir: Path | None, port: int | None, concurrency: int) -> None:
+@click.option(
+    "--demo",
+    is_flag=True,
+    help="Write to a stand-in for Honcho, and let somebody talk; nothing is kept.",
+)
+def up(data_dir: Path | None, port: int | None, concurrency: int, demo: bool) -> None:
     """Run a broker and a worker in the foreground until Ctrl-C.
 
     The broker (Valkey, of the extra `embedded`) listens on 127.0.0.1 only and appends every turn to
     a file in its data directory: a restart goes on where it was. The worker writes to HONCHO_URL.
     Ctrl-C, or SIGTERM, lets the worker finish what it writes; a second one does not.
+
+    With --demo there need be no Honcho, and something to look at: a bundled conversation is said
+    over and over. The broker's directory is then a temporary one unless --data-dir names it.
 
     \b
     Exit status:
@@ -67,14 +79,22 @@ def up(data_dir: Path | None, port: int | None, concurrency: int) -> None:
     from hermes_tasks.testing.workers import WorkerProcess
 
     settings = Settings.load(data_dir=data_dir)
-    settings.require_honcho_url()
+    if demo:
+        _check_demo()
+    else:
+        settings.require_honcho_url()
     broker = EmbeddedValkey(
-        settings.data_dir, port=port or _local_port(settings), password=_password(settings)
+        data_dir if demo else settings.data_dir,
+        port=port or _local_port(settings),
+        password=_password(settings),
     )
-    with _stop_signals() as stop, broker:
+    with _stop_signals() as stop, ExitStack() as stack:
+        stack.enter_context(broker)
         click.echo(
             f"broker on port {broker.port} of 127.0.0.1, its turns in {broker.data_dir}", err=True
         )
+        if demo:
+            settings = _demo(settings, broker, stack)
         worker = WorkerProcess(
             ["--pool", "threads", "--concurrency", str(concurrency)],
             env=environment_of(settings) | {"HERMES_TASKS_BROKER_URL": _url(settings, broker)},
@@ -86,6 +106,27 @@ def up(data_dir: Path | None, port: int | None, concurrency: int) -> None:
         finally:
             worker.close()
     raise click.exceptions.Exit(status)
+
+
+def _check_demo() -> None:
+    """Say what is missing before anything is started."""
+    if not all(map(find_spec, ("honcho", "httpx", "starlette", "uvicorn"))):
+        raise MissingExtra("--demo needs: pip install 'hermes-tasks[worker,embedded,testing]'")
+
+
+def _demo(settings: Settings, broker: Server, stack: ExitStack) -> Settings:
+    """Start a stand-in for Honcho and somebody who talks; the settings with which it is written."""
+    from hermes_tasks.cli.talk import Talk
+    from hermes_tasks.testing.honcho import HonchoServer
+
+    honcho = stack.enter_context(HonchoServer())
+    honcho.control(latency=_DEMO_LATENCY)
+    click.echo(f"stand-in for Honcho at {honcho.url}; somebody talks", err=True)
+    settings = settings.model_copy(
+        update={"broker_url": _url(settings, broker), "honcho_url": honcho.url}
+    )
+    stack.enter_context(Talk(settings))
+    return settings
 
 
 def _watch(worker: WorkerProcess, broker: Server, stop: _Stop) -> int:
