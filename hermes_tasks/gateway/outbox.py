@@ -23,7 +23,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,10 @@ from typing import Any
 from hermes_tasks.errors import OutboxError
 
 CHECKPOINT_WRITES = 50
-"""Rows written after which the write-ahead log is moved into the database."""
+"""Rows written after which the write-ahead log is moved into the database, when nobody appends."""
+
+CHECKPOINT_AT_LATEST = 1000
+"""Rows written after which it is moved in any case; it has some 15 MB then."""
 
 LOG_BYTES = 4 * 1024 * 1024
 """What the write-ahead log's file is cut to, had it to grow while no checkpoint could be made."""
@@ -253,7 +256,9 @@ class Outbox:
             self.refused += 1
             self.pending -= 1
 
-    def confirm(self, server: str, before: float) -> int:
+    def confirm(
+        self, server: str, before: float, between: Callable[[], None] = lambda: None
+    ) -> int:
         """A Redis process answers: what it accepted long ago is forgotten here.
 
         If it is not the one that accepted what is kept, that is to be sent again.
@@ -261,24 +266,20 @@ class Outbox:
         Args:
             server: the run id of the process.
             before: what it accepted until then is safe; monotonic.
+            between: called after each batch that is forgotten, while appends are free to go on.
 
         Returns:
             How many rows are to be sent again.
         """
+        again = 0
         with self._lock:
-            again = 0
             if server != self.server:
                 again = self._recall()
                 self.server = server
                 self._note("server", server)
-            while self._batches and self._batches[0][0] <= before:
-                _, last, count = self._batches.popleft()
-                if self._write("DELETE FROM turns WHERE number <= ?", (last,)) is None:
-                    # A full disk. It is no loss: they are tried again, or sent twice and known.
-                    self._batches.appendleft((time.monotonic(), last, count))
-                    break
-                self.kept -= count
-            return again
+        while self._forget_oldest(before):
+            between()
+        return again
 
     def forget(self, session_key: str, turn_ids: Iterable[str]) -> None:
         """Keep no longer what Redis has given up: sent again it would come out of its order."""
@@ -307,6 +308,11 @@ class Outbox:
     def checkpoint_due(self) -> bool:
         """Whether enough was written since the last checkpoint."""
         return self._writes >= CHECKPOINT_WRITES
+
+    @property
+    def checkpoint_overdue(self) -> bool:
+        """Whether so much was written that it cannot wait for a quiet moment."""
+        return self._writes >= CHECKPOINT_AT_LATEST
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database, beside the appends that go on."""
@@ -394,6 +400,19 @@ class Outbox:
         with using_sqlite:
             for connection in self._connections:
                 connection.close()
+
+    def _forget_oldest(self, before: float) -> bool:
+        """Forget the oldest batch that is kept, if it was accepted before; whether it was."""
+        with self._lock:
+            if not self._batches or self._batches[0][0] > before:
+                return False
+            _, last, count = self._batches.popleft()
+            if self._write("DELETE FROM turns WHERE number <= ?", (last,)) is None:
+                # A full disk. It is no loss: they are tried again, or sent twice and known.
+                self._batches.appendleft((time.monotonic(), last, count))
+                return False
+            self.kept -= count
+            return True
 
     def _drop_oldest(self) -> None:
         first, last = self._sending

@@ -12,44 +12,26 @@ import threading
 import time
 
 from hermes_tasks.errors import BrokerUnavailable, OutboxError
+from hermes_tasks.gateway.callers import Callers
 from hermes_tasks.gateway.outbox import CorruptOutbox, Outbox, Row
 from hermes_tasks.gateway.sender import Parcel, RowFailed, Sender, Unsendable
 from hermes_tasks.gateway.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-ROWS_AT_ONCE = 32
-"""Rows that are sent in one round trip."""
+ROWS_AT_ONCE = 8
+"""Rows that are sent in one round trip: what it takes in Python, callers may have to wait for."""
 
-ROWS_IN_COMPANY = 8
-"""The same while turns come: a round trip is Python from end to end, for which a caller may have to
-wait. Five turns at once took 1.3 to 2.7 ms beside it (99th percentile), and 4.4 to 6 ms beside 32
-rows.
-"""
-
-FAR_SECONDS = 0.02
-"""How long the latest round trip took when Redis is so far away that fewer of them matter more."""
+ROWS_AT_ONCE_FAR = 32
+FAR_SECONDS = 0.005
+"""The same while the latest round trip took so long that fewer of them matter more."""
 
 COMPANY_SECONDS = 0.1
-"""How long after one turn another is expected."""
+"""How long after one turn another is expected, and what can wait does: syncing the disk."""
 
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_LONGEST_SECONDS = 10.0
 """Waits while Redis takes nothing: doubling from the first to the longest, jittered by half."""
-
-YIELD_SECONDS = 0.001
-"""How long the publisher steps aside when a turn has just come.
-
-Sending is pure Python for most of its time and would make callers wait for the interpreter lock:
-five turns at once took 3.6 ms beside it (99th percentile), 1 ms without.
-"""
-
-YIELD_LONGEST_SECONDS = 0.01
-"""How long it does so at most while turns keep coming, before it sends a batch."""
-
-BREATH_SECONDS = 0.000_02
-"""How long it does before each row of a batch: long enough for the system to run a caller who waits
-for the lock, which merely letting it go is not."""
 
 ROW_ATTEMPTS = 5
 """Failures in a row, while Redis answers, after which a row (or an outbox that cannot be read) is
@@ -65,18 +47,24 @@ ADOPT_EVERY_SECONDS = 60.0
 class Publisher:
     """Sends what is in a spool, in a daemon thread that starts when there is something.
 
+    Args:
+        spool: what is to be sent.
+        sender: sends it.
+        callers: whose way it keeps out of.
+
     Attributes:
         trouble: why nothing is being sent, or ``None``.
         published: rows that Redis accepted, or had.
         overflowed: turns that Redis gave up because their session was full.
     """
 
-    def __init__(self, spool: Spool, sender: Sender) -> None:
+    def __init__(self, spool: Spool, sender: Sender, callers: Callers) -> None:
         self.trouble: str | None = None
         self.published = 0
         self.overflowed = 0
         self._spool = spool
         self._sender = sender
+        self._callers = callers
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._wake = threading.Event()
@@ -106,7 +94,7 @@ class Publisher:
         thread = self._thread
         if thread is None or not thread.is_alive():
             self._start()
-        elif self._resting or self._spool.checkpoint_due:
+        elif self._resting or self._spool.checkpoint_overdue:
             self._wake.set()
 
     def ask(self) -> None:
@@ -167,10 +155,12 @@ class Publisher:
 
     def _publish(self, outbox: Outbox) -> None:
         """Send a batch of rows, or as many of them as can be sent."""
-        self._let_callers_finish()
+        self._callers.be_patient()
+        self._callers.give_way()
         try:
             # Before any mark: while Redis is away nothing was sent.
             self._settle()
+            self._callers.give_way()
             if self._spool.head() is not outbox:
                 return  # another process answers: what is older goes first
             # A row that failed goes alone: it would make those behind it be sent again and again.
@@ -178,7 +168,7 @@ class Publisher:
             rows = outbox.mark(rows) if rows else []
             if rows:
                 self._deliver(outbox, rows)
-            self._spool.checkpoint()
+            self._tidy()
         except (BrokerUnavailable, RowFailed) as error:
             self._back_off(error)
         except OutboxError as error:
@@ -196,6 +186,7 @@ class Publisher:
         accepted = 0
         try:
             packed, failure = self._pack(outbox, rows)
+            self._callers.give_way()
             begun = time.monotonic()
             try:
                 for answer in self._sender.send(packed):
@@ -205,6 +196,7 @@ class Publisher:
                     accepted += 1
             finally:
                 self._round_trip_seconds = time.monotonic() - begun
+                self._callers.give_way()
                 outbox.accept(rows[:accepted])
                 self.published += accepted
                 if accepted:
@@ -226,7 +218,7 @@ class Publisher:
         packed: list[Parcel] = []
         latest: dict[str, int] = {}
         for row in rows:
-            self._step_aside()
+            self._callers.give_way()
             previous = latest.get(row.session_key, row.previous)
             try:
                 packed.append(self._sender.pack(row, outbox.incarnation, previous))
@@ -240,29 +232,12 @@ class Publisher:
         return packed, None
 
     def _batch(self) -> int:
-        fresh = time.monotonic() < self._spool.appended_at + COMPANY_SECONDS
-        near = self._round_trip_seconds < FAR_SECONDS
-        return ROWS_IN_COMPANY if fresh and near else ROWS_AT_ONCE
-
-    def _let_callers_finish(self) -> None:
-        """Begin when no turn has come for a moment: several in a row come to an undisturbed end."""
-        until = time.monotonic() + YIELD_LONGEST_SECONDS
-        while not self._draining:
-            now = time.monotonic()
-            wait = min(self._spool.appended_at + YIELD_SECONDS, until) - now
-            if wait <= 0:
-                return
-            time.sleep(wait)
-
-    def _step_aside(self) -> None:
-        """Let callers have the interpreter, who wait for it at most as long as a row is packed."""
-        fresh = time.monotonic() < self._spool.appended_at + YIELD_SECONDS
-        time.sleep(YIELD_SECONDS if fresh else BREATH_SECONDS)
+        return ROWS_AT_ONCE if self._round_trip_seconds < FAR_SECONDS else ROWS_AT_ONCE_FAR
 
     def _settle(self) -> None:
         """Forget what the Redis process that answers has on disk; recall what it never had."""
         server = self._sender.connect()
-        self._spool.confirm(server, self._sender.link.answered_at)
+        self._spool.confirm(server, self._sender.link.answered_at, self._callers.give_way)
 
     def _look(self) -> None:
         """See whether the Redis process that accepted what is kept still answers."""
@@ -302,8 +277,7 @@ class Publisher:
         while not self._stopped and (remaining := until - time.monotonic()) > 0:
             self._wake.clear()
             # Closing has no time for long waits.
-            self._wake.wait(min(remaining, BACKOFF_FIRST_SECONDS) if self._draining else remaining)
-            self._spool.checkpoint()
+            self._wait(min(remaining, BACKOFF_FIRST_SECONDS) if self._draining else remaining)
             if self._draining:
                 return
 
@@ -317,13 +291,32 @@ class Publisher:
                 return
             keep_until = self._spool.keep_until
             if keep_until is not None:
-                if not self._wake.wait(max(0.0, keep_until - time.monotonic())):
+                if not self._wait(keep_until - time.monotonic()):
                     self._asked.set()
                 return
-            if self._wake.wait(TRUNCATE_AFTER_SECONDS):
+            if self._wait(TRUNCATE_AFTER_SECONDS):
                 return
             self._spool.checkpoint(truncate=True)
             if not self._wake.wait(ADOPT_EVERY_SECONDS):
                 self._spool.adopt()
         finally:
             self._resting = False
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for so long, or until woken, and tidy up meanwhile; whether it was woken."""
+        until = time.monotonic() + seconds
+        while True:
+            self._tidy()
+            remaining = max(0.0, until - time.monotonic())
+            untidy = self._spool.checkpoint_due
+            if self._wake.wait(min(remaining, COMPANY_SECONDS) if untidy else remaining):
+                return True
+            if remaining <= COMPANY_SECONDS or not untidy:
+                return False
+
+    def _tidy(self) -> None:
+        """Move write-ahead logs: when no turn comes, or else when they have grown long."""
+        if self._spool.checkpoint_overdue or (
+            self._spool.checkpoint_due and self._callers.quiet_for(COMPANY_SECONDS)
+        ):
+            self._spool.checkpoint()

@@ -22,7 +22,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,6 @@ class Spool:
 
     Attributes:
         changed: notified when rows were sent, and when the spool closes.
-        appended_at: when the last turn came, monotonic.
         recalls: how often turns that Redis had accepted were to be sent again.
     """
 
@@ -98,7 +97,6 @@ class Spool:
         self._locks: dict[Outbox, int] = {}
         self._own: Outbox | None = None
         self._failed_at = 0.0
-        self.appended_at = 0.0
         self.recalls = 0
         self._more_to_adopt = False
         self._counted_drops = 0
@@ -122,7 +120,6 @@ class Spool:
                 own.append(session_key, turn_id, body)
             except OutboxError as error:
                 self._fall_back(error).append(session_key, turn_id, body)
-        self.appended_at = time.monotonic()
 
     def head(self) -> Outbox | None:
         """The outbox whose rows are published next: the first that has some.
@@ -190,16 +187,17 @@ class Spool:
         logger.warning("%s; it is kept as %s", error, kept)
         self._unlock(outbox)
 
-    def confirm(self, server: str, at: float) -> None:
+    def confirm(self, server: str, at: float, between: Callable[[], None] = lambda: None) -> None:
         """A Redis process answers: forget what it cannot lose any more, recall what it never had.
 
         Args:
             server: its run id.
             at: monotonic time of its latest answer.
+            between: called after each piece of work, while appends are free to go on.
         """
         with self._lock:
             outboxes = list(self._outboxes)
-        again = sum(outbox.confirm(server, at - KEEP_SECONDS) for outbox in outboxes)
+        again = sum(outbox.confirm(server, at - KEEP_SECONDS, between) for outbox in outboxes)
         if again:
             with self.changed:
                 self.recalls += 1
@@ -266,6 +264,12 @@ class Spool:
         """Whether the outbox appended to should have its write-ahead log moved."""
         own = self._own
         return own is not None and own.checkpoint_due
+
+    @property
+    def checkpoint_overdue(self) -> bool:
+        """Whether that cannot wait for a moment in which nobody appends."""
+        own = self._own
+        return own is not None and own.checkpoint_overdue
 
     def checkpoint(self, *, truncate: bool = False) -> None:
         """Move write-ahead logs into their databases, and empty them if told to."""

@@ -18,6 +18,7 @@ from hermes_tasks.app import make_app
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import InvalidTurn
 from hermes_tasks.gate import Policy
+from hermes_tasks.gateway.callers import Callers
 from hermes_tasks.gateway.flush import Flush
 from hermes_tasks.gateway.link import Link
 from hermes_tasks.gateway.outbox import using_sqlite
@@ -32,6 +33,8 @@ from hermes_tasks.transport import Names
 from hermes_tasks.turns import Conclusion, Memory, Turn
 
 logger = logging.getLogger(__name__)
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 PROGRESS_SECONDS = 1.0
 """How long Redis may take to tell ``flush`` how far a session is."""
@@ -123,7 +126,8 @@ class TurnSync:
     def _start(self) -> None:
         url = self.settings.safe_broker_url
         sender = Sender(self._app, Link(self._app, url))
-        self._publisher = Publisher(self._spool, sender)
+        self._callers = Callers()
+        self._publisher = Publisher(self._spool, sender, self._callers)
         link = Link(self._app, url, connect=PROGRESS_SECONDS, answer=PROGRESS_SECONDS)
         names = Names(
             self.settings.prefix, self.settings.broker_options.get("global_keyprefix", "")
@@ -159,7 +163,7 @@ class TurnSync:
             InvalidTurn: the turn cannot be remembered as it is; the text is not in the message.
             Closed: :meth:`close` has begun.
         """
-        with tracing.accepting("sync_turn") as traced:
+        with self._callers, tracing.accepting("sync_turn") as traced:
             turn = Turn.create(
                 self.settings.honcho_workspace_id if workspace is None else workspace,
                 session,
@@ -197,7 +201,7 @@ class TurnSync:
             InvalidTurn: it cannot be remembered as it is; the text is not in the message.
             Closed: :meth:`close` has begun.
         """
-        with tracing.accepting("conclude") as traced:
+        with self._callers, tracing.accepting("conclude") as traced:
             conclusion = Conclusion.create(
                 self.settings.honcho_workspace_id if workspace is None else workspace,
                 session,
@@ -211,7 +215,7 @@ class TurnSync:
 
     def _accept(self, turn: Memory, traced: Traced) -> Receipt:
         data = turn.to_json()
-        body = json.dumps(data, separators=(",", ":"))
+        body = _encode(data)
         if len(body) > self.settings.turn_bytes:
             raise InvalidTurn(
                 f"the turn has {len(body)} bytes, at most {self.settings.turn_bytes} are sent: see "
@@ -224,7 +228,7 @@ class TurnSync:
             traced.set("messaging.message.id", turn.turn_id)
             traced.set("messaging.message.conversation_id", turn.session_key)
         if carrier or self._keyring:
-            body = json.dumps(data, separators=(",", ":"))
+            body = _encode(data)
         self._spool.append(turn.session_key, turn.turn_id, body)
         self._publisher.wake()
         return Receipt(turn.turn_id, turn.workspace, turn.session)
