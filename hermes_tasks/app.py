@@ -21,6 +21,7 @@ from kombu.utils.url import parse_url
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import ConfigurationError
 from hermes_tasks.transport import SessionAMQP, run_queue, session_queue
+from hermes_tasks.turns import session_key
 
 TASK = "hermes_tasks.sync_turn"
 
@@ -190,7 +191,7 @@ def route_turns(prefix: str) -> Callable[..., dict[str, Any] | None]:
         if name != TASK:
             return None
         turn = args[0] if args else kwargs["turn"]
-        key = f"{turn['backend']}:{turn['workspace']}:{turn['session']}"
+        key = session_key(turn["backend"], turn["workspace"], turn["session"])
         return {"queue": session_queue(key, prefix)}
 
     return route

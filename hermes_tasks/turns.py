@@ -45,6 +45,14 @@ _OBSERVATION: Final = frozenset({"observe_me", "observe_others"})
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
+def session_key(backend: str, workspace: str, session: str) -> str:
+    """Names a session among all backends and workspaces: ``backend:workspace:session``.
+
+    Its queue and its keys in Redis are named after it. Arguments: valid ids, as Honcho has them.
+    """
+    return f"{backend}:{workspace}:{session}"
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message as it will be stored: an entry of a turn, or a part of a long one.
@@ -184,8 +192,8 @@ class Turn:
 
     @property
     def session_key(self) -> str:
-        """Names the session among all backends and workspaces: ``backend:workspace:session``."""
-        return f"{self.backend}:{self.workspace}:{self.session}"
+        """The name of its session among all backends and workspaces, see :func:`session_key`."""
+        return session_key(self.backend, self.workspace, self.session)
 
     @property
     def size(self) -> int:
@@ -336,8 +344,8 @@ class Conclusion:
 
     @property
     def session_key(self) -> str:
-        """Names the session among all backends and workspaces: ``backend:workspace:session``."""
-        return f"{self.backend}:{self.workspace}:{self.session}"
+        """The name of its session among all backends and workspaces, see :func:`session_key`."""
+        return session_key(self.backend, self.workspace, self.session)
 
     @property
     def size(self) -> int:

@@ -10,6 +10,7 @@ import click
 
 from hermes_tasks.config import Settings, redact_url
 from hermes_tasks.errors import ConfigurationError
+from hermes_tasks.turns import session_key
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -79,7 +80,7 @@ def full_name(session: str) -> str:
     settings = Settings.load() if app is None else getattr(app, "settings", None)
     if ":" in session or settings is None:
         return session
-    return f"{settings.backend}:{settings.honcho_workspace_id}:{session}"
+    return session_key(settings.backend, settings.honcho_workspace_id, session)
 
 
 def policy_here() -> Policy:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hermes_tasks.cli import group
+from hermes_tasks.cli.options import SPAN
 from hermes_tasks.config import Settings
 
 
@@ -27,7 +28,7 @@ from hermes_tasks.config import Settings
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SPAN,
     metavar="SECONDS",
     help="Give up waiting after this long; what was sent stays queued.  [default: never]",
 )

@@ -30,7 +30,7 @@ from hermes_tasks.scrub import scrub
 from hermes_tasks.sealing import keyring_of
 from hermes_tasks.tracing import Traced
 from hermes_tasks.transport import Names
-from hermes_tasks.turns import Conclusion, Memory, Turn
+from hermes_tasks.turns import Conclusion, Memory, Turn, session_key
 
 logger = logging.getLogger(__name__)
 
@@ -262,12 +262,8 @@ class TurnSync:
         """
         if workspace is None:
             workspace = self.settings.honcho_workspace_id
-        key = ":".join(
-            (
-                self.settings.backend,
-                honcho_id(workspace, "workspace"),
-                honcho_id(session, "session"),
-            )
+        key = session_key(
+            self.settings.backend, honcho_id(workspace, "workspace"), honcho_id(session, "session")
         )
         self._flush.wait(key, self.settings.flush_timeout if timeout is None else timeout)
         return True

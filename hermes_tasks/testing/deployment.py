@@ -23,7 +23,7 @@ from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import WorkerProcess
 from hermes_tasks.transport.keeper import private_store
-from hermes_tasks.turns import DEFAULT_BACKEND, Turn
+from hermes_tasks.turns import DEFAULT_BACKEND, Turn, session_key
 
 TEXT = "All work and no play makes a queue a dull place to wait in. " * 8
 """What is said in a turn; two messages of it make about 1 KB."""
@@ -178,7 +178,7 @@ class Deployment:
 
     def key(self, session: str) -> str:
         """The name of a session among those of all workspaces."""
-        return f"{DEFAULT_BACKEND}:{self.workspace}:{session}"
+        return session_key(DEFAULT_BACKEND, self.workspace, session)
 
     @property
     def size(self) -> int:

@@ -14,35 +14,13 @@ from click.testing import CliRunner
 from hermes_tasks.cli import main
 from hermes_tasks.config import Settings, environment_variable
 from hermes_tasks.testing.honcho import HonchoServer
-from hermes_tasks.testing.servers import EmbeddedValkey, Server
+from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.workers import WorkerProcess
 from tests.integration.hermes.host import Host, forget_client
 
 #: Seconds: of a call to Honcho, at most; in which it may still land after that; between two probes.
 CEILING = LANDING = 1.0
 PROBE = 0.5
-
-
-@pytest.fixture(scope="package")
-def broker() -> Iterator[Server]:
-    with EmbeddedValkey() as server:
-        yield server
-
-
-@pytest.fixture(scope="package")
-def honcho_of_package() -> Iterator[HonchoServer]:
-    with HonchoServer() as server:
-        yield server
-
-
-@pytest.fixture
-def honcho(honcho_of_package: HonchoServer) -> Iterator[HonchoServer]:
-    """The stand-in, well before and after the test."""
-    yield honcho_of_package
-    try:
-        honcho_of_package.control(reset=True)
-    except OSError:
-        honcho_of_package.restart()
 
 
 @pytest.fixture(scope="package")

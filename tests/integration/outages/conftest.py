@@ -12,7 +12,7 @@ import pytest
 
 from hermes_tasks.testing.deployment import Deployment
 from hermes_tasks.testing.honcho import HonchoServer
-from hermes_tasks.testing.servers import EmbeddedValkey, Server
+from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
 from tests.integration.order.load import check_quiet
 
@@ -23,28 +23,6 @@ LANDING = 1.0
 WORKERS = 3
 #: In which every turn is written once Honcho is well, on a busy machine.
 DONE = 40.0
-
-
-@pytest.fixture(scope="package")
-def broker() -> Iterator[Server]:
-    with EmbeddedValkey() as server:
-        yield server
-
-
-@pytest.fixture(scope="package")
-def honcho_of_package() -> Iterator[HonchoServer]:
-    with HonchoServer() as server:
-        yield server
-
-
-@pytest.fixture
-def honcho(honcho_of_package: HonchoServer) -> Iterator[HonchoServer]:
-    """The stand-in, well before and after the test."""
-    yield honcho_of_package
-    try:
-        honcho_of_package.control(reset=True)
-    except OSError:
-        honcho_of_package.restart()
 
 
 @pytest.fixture(scope="package")
