@@ -10,7 +10,7 @@
 -- Returns one of
 --   {'lost'}        the token does not hold the lease: nothing may be sent
 --   {'go', deadline in ms, delay in ms, epoch, size class, 1 for the probe}
---   {'held', why}   open, probing, pause, queue, limit or pace
+--   {'held', why}   open, maintenance, probing, pause, queue, limit or pace
 -- deadline and delay are strings, because a number in an answer loses its fraction.
 --
 -- A session that was let go under this token (a followup: the question came first, the write comes
@@ -58,7 +58,11 @@ end
 local through = redis.call('ZREM', PERMITS, name) == 1 or admitted == token
 local why
 if state == 'open' then
-  if probe_due() and redis.call('EXISTS', HELD) == 0 then start_probe(name) else why = 'open' end
+  if probe_due() and redis.call('EXISTS', HELD) == 0 then
+    start_probe(name)
+  else
+    why = is_shut() and 'maintenance' or 'open'
+  end
 elseif state == 'probing' then
   if name ~= probe_session or not through then
     why = 'probing'

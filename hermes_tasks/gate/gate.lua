@@ -23,6 +23,8 @@
 --   probe_at, probe_wait      while open: when the next probe is due, and the interval before jitter
 --   probe, probe_call         while probing: its session, and its call once that is admitted
 --   probe_ends                while probing: when it is over, whatever became of it
+--   shut                      while open by hand, for a maintenance: "until for why": when that is over
+--                             (0: when somebody says so), how long it was to last, and for people why
 -- Of the ramp: limit (none: no limit), cut_at, trouble (share of bad calls), and slow:c, ms from
 --   which a call of a size class is slow (none: only when it is cut).
 -- Of the pace: tat (theoretical arrival time).
@@ -66,9 +68,9 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000
 
 local state, epoch, failures, probe_at, probe_wait, probe_session, probe_call, probe_ends, limit,
-  cut_at, tat, pause_until = unpack(redis.call('HMGET', GATE, 'state', 'epoch', 'failures',
+  cut_at, tat, pause_until, shut = unpack(redis.call('HMGET', GATE, 'state', 'epoch', 'failures',
     'probe_at', 'probe_wait', 'probe', 'probe_call', 'probe_ends', 'limit', 'cut_at', 'tat',
-    'pause_until'))
+    'pause_until', 'shut'))
 state = state or 'closed'
 epoch, failures = tonumber(epoch or '0'), tonumber(failures or '0')
 probe_at, probe_wait = tonumber(probe_at or '0'), tonumber(probe_wait or '0')
@@ -86,6 +88,22 @@ if probe_ends > horizon then probe_ends = now end
 if pause_until > horizon then pause_until = 0 end
 if interval and tat > horizon + BURST * interval then tat = now end
 
+-- Until when calls are stopped by hand, 0: until somebody says so; or nil. A maintenance may last for
+-- days, so it has a horizon of its own: it never lasts longer from now on than it was to last.
+local shut_until, shut_for, shut_why
+if shut then
+  shut_until, shut_for, shut_why = string.match(shut, '^(%d%S*) (%d%S*) (.*)$')
+  shut_until, shut_for = tonumber(shut_until), tonumber(shut_for)
+  if not shut_for then shut_until = nil end
+end
+
+local function keep_shut()
+  redis.call('HSET', GATE, 'shut',
+    table.concat({exact(shut_until), exact(shut_for), shut_why}, ' '))
+end
+
+local function is_shut() return shut_until and (shut_until == 0 or shut_until > now) end
+
 local function tally(what, by) return redis.call('HINCRBY', GATE, 'n_' .. what, by or 1) end
 
 -- The breaker ------------------------------------------------------------------------------------
@@ -93,10 +111,10 @@ local function tally(what, by) return redis.call('HINCRBY', GATE, 'n_' .. what, 
 -- Every change of state starts an epoch, and voids the permits of the one before.
 local function enter(what)
   state, epoch, failures = what, epoch + 1, 0
-  probe_session, probe_call, probe_ends = nil, nil, 0
+  probe_session, probe_call, probe_ends, shut_until = nil, nil, 0, nil
   redis.call('DEL', PERMITS)
   redis.call('HSET', GATE, 'epoch', epoch, 'since', exact(now))
-  redis.call('HDEL', GATE, 'failures', 'probe', 'probe_call', 'probe_ends')
+  redis.call('HDEL', GATE, 'failures', 'probe', 'probe_call', 'probe_ends', 'shut')
   if what == 'closed' then
     redis.call('HDEL', GATE, 'state', 'denied', 'probe_at', 'probe_wait')
   else
@@ -131,8 +149,8 @@ local function start_probe(session)
   redis.call('HSET', GATE, 'probe', session, 'probe_ends', exact(probe_ends))
 end
 
--- A Retry-After holds the probe as well.
-local function probe_due() return probe_at <= now and pause_until <= now end
+-- A Retry-After holds the probe as well, and so does a maintenance.
+local function probe_due() return probe_at <= now and pause_until <= now and not is_shut() end
 
 -- Let go of what time has ended: permits, calls, and a probe nobody reported. Each script begins
 -- with this; it also writes, without needing memory, so that nothing after it is refused while
@@ -142,6 +160,10 @@ local function roll(jitter)
   redis.call('ZREMRANGEBYSCORE', CALLS, '-inf', exact(now))
   if state == 'probing' and probe_ends <= now then
     if probe_call then open(jitter) else pass_on() end
+  end
+  if shut_until and shut_until > now + shut_for then   -- the clock stepped back
+    shut_until = now + shut_for
+    keep_shut()
   end
 end
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from hermes_tasks.gate.rules import CLASSES, Ended, Go, Hold, Release, State, Wh
 from hermes_tasks.transport import events
 from hermes_tasks.transport.histogram import Histogram
 from hermes_tasks.transport.scripts import Script, run_all, script_of
-from hermes_tasks.transport.sessions import SessionStore
+from hermes_tasks.transport.sessions import SessionStore, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,21 @@ class ClassStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Maintenance:
+    """Calls are stopped by hand. Times are seconds of the Redis clock.
+
+    Attributes:
+        since: when that was done.
+        until: when it is over, and a probe is let in; ``None``: when somebody closes the breaker.
+        why: as they gave it, for people.
+    """
+
+    since: float
+    until: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class GateStatus:
     """The gate as it was at one instant. Times are seconds of the Redis clock.
 
@@ -65,7 +80,8 @@ class GateStatus:
         failures: in a row.
         denied: how the backend denied the call for which the breaker is open, and what to do; else
             empty.
-        probe_at: while open, when the next probe is due.
+        probe_at: while open, when the next probe is due; ``None`` while nobody has said when.
+        maintenance: while open by hand.
         pause_until: until when a 429 holds every worker, while it does; ``pause_why`` says more.
         limit: calls that may be in flight at once, after a recovery.
         rate: calls a second, as this process has it set.
@@ -84,6 +100,7 @@ class GateStatus:
     failures: int
     denied: str
     probe_at: float | None
+    maintenance: Maintenance | None
     pause_until: float | None
     pause_why: str
     limit: float | None
@@ -205,16 +222,65 @@ class Gate:
             logger.warning("%s does not answer: no more calls until a probe succeeds", self.name)
         elif news == b"closed":
             logger.warning("%s answers again: held sessions go on", self.name)
+        self._tell_hooks(news, why if denied else "")
+        self.resume(_release(released))
+        return State(state.decode())
+
+    def open(self, seconds: float | None = None, why: str = "") -> None:
+        """Stop all calls by hand, as for a planned maintenance: no call, and no probe.
+
+        Calls under way go on. When the time is over a probe is let in, and if it succeeds held
+        sessions go on with the ramp. A second call replaces time and reason of the first.
+
+        Args:
+            seconds: for how long; ``None``: until :meth:`close`.
+            why: for people.
+        """
+        lasts = 0 if seconds is None else repr(max(1.0, seconds * 1000))
+        why = one_line(why)
+        news = self._run("open", lasts, why, self.jitter(), self.name)
+        logger.warning("%s is not called any more: stopped by hand (%s)", self.name, why)
+        self._tell_hooks(news, why)
+
+    def close(self) -> bool:
+        """Let calls be made again, whether somebody has stopped them or failures have.
+
+        Held sessions go on with the ramp. A pause that the backend asked for goes on.
+
+        Returns:
+            Whether calls were stopped.
+        """
+        return self._let_go_on("close", "closed by hand")
+
+    def reset(self) -> bool:
+        """Forget latencies, ramp, pace, pause and breaker: the gate begins anew.
+
+        Counters stay, and so do calls in flight, and sessions held: those go on, as many at a time
+        as at a new gate. After an outage :meth:`close` is kinder to the backend.
+
+        Returns:
+            Whether calls were stopped by the breaker.
+        """
+        return self._let_go_on("reset", "reset by hand")
+
+    def _let_go_on(self, script: str, what: str) -> bool:
+        news, *released = self._run(script, self.jitter())
+        if news:
+            logger.warning("The breaker of %s was %s: held sessions go on", self.name, what)
+            self._tell_hooks(news, what)
+        self.resume(_release(released))
+        return bool(news)
+
+    def _tell_hooks(self, news: bytes, detail: str) -> None:
+        """``news``: what a script has done to the breaker: opened, closed or nothing."""
         if news:
             hooks.emit(
                 hooks.breaker_changed,
                 events.counter(self.store),
                 gate=self.name,
                 state=(State.OPEN if news == b"opened" else State.CLOSED).value,
-                detail=why if denied else "",
+                detail=detail,
             )
-        self.resume(_release(released))
-        return State(state.decode())
 
     def release(self) -> State:
         """Resume the held sessions that may come now: what the timer does."""
@@ -249,6 +315,10 @@ class Gate:
         state = State(found.get("state", State.CLOSED))
         pause_until = float(found.get("pause_until", 0))
         paused = pause_until > now_ms
+        maintenance = _maintenance(found, now_ms)
+        probe_at = float(found["probe_at"]) / 1000 if state is State.OPEN else None
+        if maintenance is not None and probe_at is not None:
+            probe_at = None if maintenance.until is None else max(probe_at, maintenance.until)
         return GateStatus(
             name=self.name,
             state=state,
@@ -257,7 +327,8 @@ class Gate:
             epoch=int(found.get("epoch", 0)),
             failures=int(found.get("failures", 0)),
             denied=found.get("denied", ""),
-            probe_at=float(found["probe_at"]) / 1000 if state is State.OPEN else None,
+            probe_at=probe_at,
+            maintenance=maintenance,
             pause_until=pause_until / 1000 if paused else None,
             pause_why=found.get("pause_why", "") if paused else "",
             limit=float(found["limit"]) if "limit" in found else None,
@@ -295,6 +366,21 @@ class Gate:
 def _release(answer: Sequence[Any]) -> Release:
     probe, *sessions = answer
     return Release(bool(probe), tuple(session.decode() for session in sessions))
+
+
+def _maintenance(found: Mapping[str, str], now_ms: float) -> Maintenance | None:
+    """As ``gate.lua`` has it."""
+    until, _, rest = found.get("shut", "").partition(" ")
+    lasts, _, why = rest.partition(" ")
+    try:
+        ends, longest = float(until), now_ms + float(lasts)
+    except ValueError:  # there is none, or nobody can read it: then it is not in force either
+        return None
+    if 0 < ends <= now_ms:
+        return None
+    return Maintenance(
+        float(found.get("since", 0)) / 1000, min(ends, longest) / 1000 if ends else None, why
+    )
 
 
 def release_all(store: SessionStore, policy: Policy) -> None:

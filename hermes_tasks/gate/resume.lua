@@ -4,13 +4,22 @@
 -- ARGV  1 session  2 1: it is the probe, and takes one message  3 the gate's name  4 the policy
 -- Returns 1, or 0 when the session is not held: somebody else has resumed it.
 --
+-- A session that is paused, or whose messages were dropped, leaves the queue and does not come for its
+-- call: it gives the permit back.
+--
 -- The permit is not asked for: a session that comes without one, because this is late, is held
 -- again. Left in the queue with nobody to resume it, it would be lost.
 
 allow_full_memory()
 local held = redis.call('LREM', HELD, 1, ARGV[1]) == 1
 if redis.call('EXISTS', HELD) == 0 then redis.call('ZADD', GATES, 0, ARGV[3]) end
-if not held or redis.call('HGET', SESSION, 'state') ~= 'held' then return 0 end
+local its_state, is_paused = unpack(redis.call('HMGET', SESSION, 'state', 'paused'))
+if not held or its_state ~= 'held' then return 0 end
+paused = is_paused
 if ARGV[2] == '1' then redis.call('HSET', SESSION, 'most', 1) end
-make_ready(ARGV[1])
+its_state = head_of(INFLIGHT) and make_ready(ARGV[1]) or move_on(ARGV[1], now)
+if its_state ~= 'ready' then
+  redis.call('ZREM', PERMITS, ARGV[1])
+  if state == 'probing' and probe_session == ARGV[1] and not probe_call then pass_on() end
+end
 return 1

@@ -25,7 +25,7 @@ import math
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from hermes_tasks.gate.policy import Policy
@@ -67,6 +67,7 @@ class Why(StrEnum):
     """Why a session is held."""
 
     OPEN = "open"
+    MAINTENANCE = "maintenance"
     PROBING = "probing"
     PAUSE = "pause"
     QUEUE = "queue"
@@ -130,6 +131,21 @@ class Release:
 
     probe: bool = False
     sessions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """Calls are stopped by hand.
+
+    Attributes:
+        until: when that is over; infinite when somebody has to say so.
+        lasts: ms that it was to last.
+        why: for people.
+    """
+
+    until: float
+    lasts: float
+    why: str
 
 
 def class_of(size: int) -> int:
@@ -265,6 +281,7 @@ class Breaker:
         probe_session: whose call the probe is, while probing.
         probe_call: the probe's call, once it is admitted; ``None`` while it holds a permit only.
         probe_ends: when the probe is over, whatever became of it.
+        shut: while open by hand.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -282,6 +299,7 @@ class Breaker:
         self.probe_session: str | None = None
         self.probe_call: str | None = None
         self.probe_ends = 0.0
+        self.shut: Shut | None = None
 
     def overdue(self, now: float) -> bool:
         """Whether the probe's time is over."""
@@ -331,6 +349,23 @@ class Breaker:
         self.denied = denied
         self.probe_at = now + self.probe_wait * (0.9 + 0.2 * jitter)
 
+    def shut_down(self, now: float, lasts: float, why: str) -> None:
+        """Make no calls, and no probe, for ``lasts`` ms (0: until somebody closes)."""
+        self._enter(State.OPEN, now)
+        self.denied = None
+        self.probe_at = now
+        self.probe_wait = self._policy.probe_seconds * 1000
+        self.shut = Shut(now + lasts if lasts else math.inf, lasts, why)
+
+    def is_shut(self, now: float) -> bool:
+        return self.shut is not None and self.shut.until > now
+
+    def roll(self, now: float) -> None:
+        """A clock that stepped back must not make a maintenance longer than it was to be."""
+        shut = self.shut
+        if shut is not None and shut.lasts and shut.until > now + shut.lasts:
+            self.shut = replace(shut, until=now + shut.lasts)
+
     def pass_on(self, now: float) -> None:
         """The probe was never sent: the next in line is the probe, at once."""
         self._enter(State.OPEN, now)
@@ -364,6 +399,7 @@ class Breaker:
         self.probe_session = None
         self.probe_call = None
         self.probe_ends = 0.0
+        self.shut = None
 
 
 class Ramp:
@@ -549,7 +585,8 @@ class GateRules:
         match self.breaker.state:
             case State.OPEN:
                 if self.held or not self._probe_due(now):
-                    return self._hold(session, call, Why.OPEN)
+                    shut = self.breaker.is_shut(now)
+                    return self._hold(session, call, Why.MAINTENANCE if shut else Why.OPEN)
                 self._probe(now, session)
             case State.PROBING:
                 if session != self.breaker.probe_session or not (permit or followup):
@@ -630,9 +667,45 @@ class GateRules:
             sessions.append(session)
         return Release(False, tuple(sessions))
 
-    def resume(self, session: str) -> None:
-        """A released session is queued for a worker."""
+    def resume(self, now: float, session: str, *, comes: bool = True) -> None:
+        """A released session leaves the queue.
+
+        Args:
+            comes: it is queued for a worker. One that is paused is not, and gives its permit back.
+        """
         self.held.pop(session, None)
+        if comes:
+            return
+        breaker = self.breaker
+        self.permits.remove(session)
+        if breaker.probe_session == session and breaker.probe_call is None:
+            self._leave(breaker.pass_on, now)
+
+    def open(self, now: float, lasts: float, why: str, jitter: float = 0.0) -> None:
+        """Somebody stops all calls, for ``lasts`` ms or, with 0, until :meth:`close`."""
+        self.roll(now, jitter)
+        self.breaker.shut_down(now, lasts, why)
+        self.permits.clear()
+
+    def close(self, now: float, jitter: float = 0.0) -> Release:
+        """Somebody lets calls be made again."""
+        self.roll(now, jitter)
+        if self.breaker.state is not State.CLOSED:
+            self._leave(self.breaker.close, now)
+            self.ramp.start(now, 1.0)
+        return self.release(now, jitter)
+
+    def reset(self, now: float, jitter: float = 0.0) -> Release:
+        """Somebody wants all to be forgotten but counters, sessions held and calls in flight."""
+        self.roll(now, jitter)
+        epoch = self.breaker.epoch
+        self.breaker = Breaker(self.policy)
+        self.breaker.epoch = epoch
+        self._leave(self.breaker.close, now)
+        self.ramp, self.pace = Ramp(self.policy), Pace(self.policy)
+        self.pause = Pause(self.policy)
+        self.windows = {most: LatencyWindow(self.policy) for most in CLASSES}
+        return self.release(now, jitter)
 
     def roll(self, now: float, jitter: float = 0.0) -> None:
         """Let go of what time has ended: permits, calls, and a probe nobody reported."""
@@ -644,6 +717,7 @@ class GateRules:
             else:
                 self.breaker.open(now, jitter)
                 self.permits.clear()
+        self.breaker.roll(now)
 
     def fields(self) -> dict[str, float | int | str | None]:
         """The state under the names of the Redis hash, to compare the two."""
@@ -710,8 +784,9 @@ class GateRules:
         return Hold(why)
 
     def _probe_due(self, now: float) -> bool:
-        """A ``Retry-After`` holds the probe as well."""
-        return self.breaker.probe_at <= now and self.pause.until <= now
+        """A ``Retry-After`` holds the probe as well, and so does a maintenance."""
+        due = self.breaker.probe_at <= now and self.pause.until <= now
+        return due and not self.breaker.is_shut(now)
 
     def _probe(self, now: float, session: str) -> None:
         self.breaker.probe(now, session)
