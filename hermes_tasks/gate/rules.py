@@ -147,6 +147,12 @@ class Shut:
     lasts: float
     why: str
 
+    @property
+    def text(self) -> str:
+        """As Redis has it."""
+        until = 0.0 if math.isinf(self.until) else self.until
+        return f"{until:.17g} {self.lasts:.17g} {self.why}"
+
 
 def class_of(size: int) -> int:
     """The size class of a call of ``size`` messages; 0 for a call that writes nothing."""
@@ -667,17 +673,15 @@ class GateRules:
             sessions.append(session)
         return Release(False, tuple(sessions))
 
-    def resume(self, now: float, session: str, *, comes: bool = True) -> None:
-        """A released session leaves the queue.
-
-        Args:
-            comes: it is queued for a worker. One that is paused is not, and gives its permit back.
-        """
+    def resume(self, session: str) -> None:
+        """A released session is queued for a worker."""
         self.held.pop(session, None)
-        if comes:
-            return
-        breaker = self.breaker
+
+    def stay_away(self, now: float, session: str) -> None:
+        """A released session is not queued, because it is paused: its permit is given back."""
+        self.held.pop(session, None)
         self.permits.remove(session)
+        breaker = self.breaker
         if breaker.probe_session == session and breaker.probe_call is None:
             self._leave(breaker.pass_on, now)
 
@@ -731,6 +735,7 @@ class GateRules:
             "well_by": breaker.well_by,
             "well_at": breaker.well_at,
             "denied": breaker.denied,
+            "shut": None if breaker.shut is None else breaker.shut.text,
             "probe_at": breaker.probe_at,
             "probe_wait": breaker.probe_wait,
             "limit": self.ramp.limit,

@@ -24,9 +24,9 @@ from hermes_tasks.transport.sessions import SessionStore
 UNATTENDED = 30.0
 #: The states of a session, and the sorted set that each of them stands in.
 SETS = {"ready": "ready", "leased": "leases", "sleeping": "sleeping"}
-STATES = frozenset({"idle", "held", *SETS})
+STATES = frozenset({"idle", "held", "paused", *SETS})
 #: Fields of a session's hash that are numbers.
-NUMBERS = ("accepted", "settled", "written", "since", "attempts", "most", "tries")
+NUMBERS = ("accepted", "settled", "written", "since", "attempts", "most", "tries", "paused", "due")
 
 #: Keys, run-queue entries or sessions that are asked for at once.
 _PAGE = 1_000
@@ -87,6 +87,7 @@ class Snapshot:
         ids: of its queued messages, as their set has them.
         inflight, backlog, waiting: the lists, oldest first; ``None`` for what cannot be read.
         scores: in the sorted sets, by the state each stands for, where it is in them.
+        paused: it is in the set of paused sessions.
     """
 
     session: str
@@ -98,11 +99,12 @@ class Snapshot:
     backlog: tuple[Outline | None, ...]
     waiting: tuple[Outline | None, ...]
     scores: Mapping[str, float]
+    paused: bool
 
     @classmethod
     def parse(cls, session: str, answer: Sequence[Any]) -> Self:
         """What ``check.lua`` answers."""
-        now, flat, ttl, ids, inflight, backlog, waiting, *scores = answer
+        now, flat, ttl, ids, inflight, backlog, waiting, *scores, paused = answer
         pairs = iter([text.decode(errors="replace") for text in flat])
         return cls(
             session,
@@ -114,6 +116,7 @@ class Snapshot:
             tuple(map(_outline, backlog)),
             tuple(map(_outline, waiting)),
             {state: float(score) for state, score in zip(SETS, scores, strict=True) if score},
+            paused is not None,
         )
 
     @property
@@ -153,7 +156,7 @@ def known_sessions(store: SessionStore) -> set[str]:
         session = names.session_of_key(key.decode(errors="replace"))
         if session is not None:
             found.add(session)
-    for members in (names.ready, names.leases, names.sleeping):
+    for members in (names.ready, names.leases, names.sleeping, names.paused):
         in_set: Any = store.client.zrange(members, 0, -1)
         found.update(name.decode(errors="replace") for name in in_set)
     return found
@@ -228,6 +231,14 @@ def _state_faults(seen: Snapshot) -> Iterator[_Said]:
         yield Fault.STATE, "is leased to nobody", ""
     elif state != "leased" and "token" in seen.fields:
         yield Fault.STATE, f"is {state}, and leased as well", ""
+    is_paused = "paused" in seen.fields
+    if is_paused != seen.paused:
+        where = "but not in paused" if is_paused else "but not by its hash"
+        yield Fault.STATE, f"is paused, {where}", ""
+    elif is_paused and state not in ("paused", "leased", "held"):
+        yield Fault.STATE, f"is {state}, and paused as well", ""
+    elif state == "paused" and not is_paused:
+        yield Fault.STATE, "is paused by nobody", ""
     if state == "idle" and seen.items:
         yield Fault.STATE, f"is idle, with messages queued: {len(seen.items)}", ""
 

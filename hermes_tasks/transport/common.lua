@@ -33,8 +33,10 @@
 -- all backlogs now. The others count what happened: duplicate, gap, stale, retried, failed, …
 --
 -- Fields of a session's hash. Of the session:
---   state                    ready, leased, sleeping, held; none: idle. Held is a session that waits
---                            to be let go on: with work, and in none of ready, leases and sleeping
+--   state                    ready, leased, sleeping, held, paused; none: idle. Held is a session that
+--                            waits to be let go on: with work, and in none of ready, leases and
+--                            sleeping; paused is one that waits for somebody to resume it, with work
+--                            or without
 --   since                    its first run-queue number while it is ready
 --   accepted, settled        messages so far; written: the highest number that is
 --   epoch                    of Redis, up to which its calls are known
@@ -46,6 +48,9 @@
 --                            they carried, the ms before which one may still land (0: none can),
 --                            and how often it was asked in vain whether one has
 --   rewritten                ids of the latest messages that were written while in doubt
+--   paused                   since when nobody may take it, ms. While it is leased or held, that goes on
+--                            until it ends
+--   due                      while its state is paused: when it would wake, if not at once
 --   watched                  the number up to which somebody waits for its messages: when they are
 --                            settled, that is told on the channel that has the hash's name, once
 -- Of the claim:
@@ -184,7 +189,18 @@ local function bury(name, item, reason, detail, lines)
   count('dead:' .. reason)
 end
 
+-- Whether the session is paused. A script that ends what a paused session may be in, a lease or being
+-- held, sets this from the fields that it reads anyway; then nothing here queues it.
+local paused = false
+
+local function park(wake)
+  redis.call('HSET', SESSION, 'state', 'paused')
+  if wake then redis.call('HSET', SESSION, 'due', ms(wake)) end
+  return 'paused'
+end
+
 local function make_ready(name)
+  if paused then return park() end
   local number = redis.call('HINCRBY', META, 'number', 1)
   redis.call('ZADD', READY, number, name)
   redis.call('HSET', SESSION, 'state', 'ready', 'since', number)
@@ -193,18 +209,20 @@ local function make_ready(name)
 end
 
 local function sleep_until(name, time)
+  if paused then return park(time) end
   redis.call('HSET', SESSION, 'state', 'sleeping')
   redis.call('ZADD', SLEEPING, ms(time), name)
   return 'sleeping'
 end
 
--- With nothing in flight: queue the session, let it sleep until its head may run, or let it idle.
--- Returns its state.
+-- With nothing in flight: queue the session, let it sleep until its head may run, or let it idle;
+-- or none of this, while it is paused. Returns its state.
 local function move_on(name, now)
   local head = next_head()
   if not head then
     redis.call('ZREM', LAGGING, name)
     redis.call('HDEL', SESSION, 'state', 'since', 'intent', 'attempts', 'most', 'tries', 'trace')
+    if paused then return park() end
     redis.call('PEXPIRE', SESSION, REMEMBER_MS)
     return 'idle'
   end

@@ -14,7 +14,7 @@
 -- Returns {state}, {state, popped entry} or, with a dead letter, {state, popped entry or nil, its id,
 --   its trace}; state is
 --   lost (the token does not hold the lease, or a lapsed lease is alive: nothing changed),
---   idle, ready, sleeping (as the session is now) or dead (the head has failed too often).
+--   idle, ready, sleeping, paused (as the session is now) or dead (the head has failed too often).
 --
 -- A busy worker asks for the next entry with the same call and spares a BRPOP. Nothing is popped
 -- while another of its queues holds messages: those have their turn first.
@@ -25,8 +25,10 @@
 
 local name, token, outcome, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local now = now_ms()
-local holder, wake, progress, intent, noted, lines, highest, watched = unpack(redis.call('HMGET',
-  SESSION, 'token', 'wake', 'progress', 'intent', 'noted', 'trace', 'written', 'watched'))
+local holder, wake, progress, intent, noted, lines, highest, watched, is_paused = unpack(
+  redis.call('HMGET', SESSION, 'token', 'wake', 'progress', 'intent', 'noted', 'trace', 'written',
+    'watched', 'paused'))
+paused = is_paused
 if outcome == 'lapsed' then
   local expiry = redis.call('ZSCORE', LEASES, name)
   if not expiry or tonumber(expiry) > now then return {'lost'} end

@@ -8,11 +8,11 @@
 -- Messages are put in the order of their numbers, in which they were accepted. A call for any of them
 -- may be under way: nobody knows what was when the session came apart. So all are in doubt. It stays
 -- held if it stands in a list of those held, asleep if it has a time to wake, and is ready if
--- it has messages and neither.
+-- it has messages and neither. Whatever says that it is paused is believed: somebody has asked for it.
 
 local name, bound, now = ARGV[1], tonumber(ARGV[2]), now_ms()
-local state, token, accepted, written, intent, watched = unpack(redis.call('HMGET', SESSION, 'state',
-  'token', 'accepted', 'written', 'intent', 'watched'))
+local state, token, accepted, written, intent, watched, since, due = unpack(redis.call('HMGET',
+  SESSION, 'state', 'token', 'accepted', 'written', 'intent', 'watched', 'paused', 'due'))
 local expiry = redis.call('ZSCORE', LEASES, name)
 if token and expiry and tonumber(expiry) > now then return {'leased', 0, 0} end
 allow_full_memory()
@@ -82,8 +82,20 @@ else
   redis.call('HDEL', SESSION, 'intent')
 end
 
+if not string.match(since or '', '^%d+$') then since = redis.call('ZSCORE', PAUSED, name) end
+redis.call('HDEL', SESSION, 'due')
+if since then
+  redis.call('HSET', SESSION, 'paused', ms(tonumber(since)))
+  redis.call('ZADD', PAUSED, since, name)
+  redis.call('PERSIST', SESSION)
+  paused = true
+else
+  redis.call('HDEL', SESSION, 'paused')
+end
+
 -- The one state that follows.
 local asleep = redis.call('ZSCORE', SLEEPING, name)
+if state == 'paused' and string.match(due or '', '^%d+$') then state, asleep = 'sleeping', due end
 redis.call('ZREM', READY, name)
 redis.call('ZREM', LEASES, name)
 redis.call('ZREM', SLEEPING, name)
@@ -100,8 +112,7 @@ end
 if #queue > 0 then redis.call('PERSIST', SESSION) end
 if not held then
   if state == 'sleeping' and asleep and #queue > 0 then
-    sleep_until(name, tonumber(asleep))
-    state = 'sleeping'
+    state = sleep_until(name, tonumber(asleep))
   else
     state = in_flight > 0 and make_ready(name) or move_on(name, now)
   end

@@ -122,6 +122,8 @@ if head and put_back[head.number] then
   elseif state == 'sleeping' then   -- what it slept for was another head's
     redis.call('ZREM', SLEEPING, name)
     make_ready(name)
+  elseif state == 'paused' then
+    redis.call('HDEL', SESSION, 'due')
   end
   set_lag(name, head)
 end

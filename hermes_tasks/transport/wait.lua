@@ -9,12 +9,13 @@
 -- It is no attempt, and nothing was wrong: the claim ends here, as at the gate, and its
 -- acknowledgement finds it over.
 
-local token, intent = unpack(redis.call('HMGET', SESSION, 'token', 'intent'))
+local token, intent, is_paused = unpack(redis.call('HMGET', SESSION, 'token', 'intent', 'paused'))
 if token ~= ARGV[2] then return 0 end
 allow_full_memory()
 intent = record_intent(intent, tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), 1)
 local _, _, lands = parts_of(intent)
 let_go(ARGV[1], 'an earlier call may still land', now_ms())
+paused = is_paused
 sleep_until(ARGV[1], lands)
 count('awaited')
 return 1

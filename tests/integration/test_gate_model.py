@@ -41,6 +41,7 @@ from hermes_tasks.gate.rules import GateRules
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import scripts
 from hermes_tasks.transport.sessions import Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.steering import Steering
 
 only_valkey = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
@@ -165,6 +166,7 @@ class GateMachine(RuleBasedStateMachine):
         self.granted: dict[str, tuple[float, int]] = {}  # session: when, in which epoch
         self.probe: tuple[str, float] | None = None  # token, and when its call is lost
         self.paused_until = 0.0
+        self.shut_until = 0.0
         self.use(POLICY)
 
     @initialize(policy=st.sampled_from(POLICIES))
@@ -177,6 +179,7 @@ class GateMachine(RuleBasedStateMachine):
         self.stores = [SessionStore(client, options=options) for client in self.others]
         self.gates = [MortalGate(store, policy, NAME, lambda: self.jitter) for store in self.stores]
         self.store = self.stores[0]
+        self.steering = Steering(self.store)
         self.tick()
 
     # The clock.
@@ -208,8 +211,11 @@ class GateMachine(RuleBasedStateMachine):
     def released(self, told: Told) -> None:
         """The timer looked."""
 
-    def resumed(self, session: str) -> None:
-        """A session left the queue."""
+    def resumed(self, session: str, comes: bool) -> None:
+        """A session left the queue, and perhaps comes for its call."""
+
+    def steered(self, what: str, seconds: float | None, told: Release) -> None:
+        """Somebody opened, closed or reset the gate."""
 
     # -- the workers -----------------------------------------------------------------------------
 
@@ -297,6 +303,7 @@ class GateMachine(RuleBasedStateMachine):
     ) -> None:
         """Whether nothing was promised that speaks against this call."""
         assert self.now >= self.paused_until, "a call in spite of Retry-After"
+        assert self.now >= self.shut_until, "a call during a maintenance"
         assert before is State.CLOSED or go.probe, "a call that is no probe, and not closed"
         on_time = granted is not None and granted[0] + 2000 > self.now and granted[1] == epoch
         if go.probe:
@@ -458,6 +465,7 @@ class GateMachine(RuleBasedStateMachine):
         assert state is not State.OPEN or not release.sessions, "released while open"
         if release.sessions:
             assert self.now >= self.paused_until, "released in spite of Retry-After"
+            assert self.now >= self.shut_until, "released during a maintenance"
         epoch = self.gates[0].status().epoch
         new = False
         for session in release.sessions:
@@ -473,8 +481,49 @@ class GateMachine(RuleBasedStateMachine):
         if dies:
             return
         for session in release.sessions:
-            self.queue.remove(session)
-            self.resumed(session)
+            self._left_the_queue(session)
+
+    def _left_the_queue(self, session: str) -> None:
+        """It does not come if somebody has paused it, or dropped all that it had."""
+        self.queue.remove(session)
+        state = self.store.progress(session).state
+        if state != "ready":
+            assert state in ("paused", "idle")
+            self.granted.pop(session, None)
+        self.resumed(session, state == "ready")
+
+    # -- an operator -----------------------------------------------------------------------------
+
+    @rule(session=any_session, what=st.sampled_from(["pause", "resume", "resume", "drop"]))
+    def steer_a_session(self, session: str, what: str) -> None:
+        getattr(self.steering, what)(session)
+
+    @rule(
+        client=some_client,
+        jitter=some_jitter,
+        what=st.sampled_from(["open", "open", "close", "reset"]),
+        seconds=st.sampled_from([None, 0.7, 9, 61]),
+    )
+    def steer_the_gate(
+        self, client: int, jitter: float, what: str, seconds: float | None
+    ) -> None:
+        gate, self.jitter = self.gates[client], jitter
+        self.tick()
+        self.probe, gate.told = None, Release()  # its report comes late, from now on
+        if what == "open":
+            gate.open(seconds, "a new disk")
+            self.shut_until = math.inf if seconds is None else self.now + seconds * 1000
+        else:
+            self.shut_until = 0.0
+            if what == "reset":
+                self.paused_until = 0.0
+            before = gate.status().state
+            assert getattr(gate, what)() == (before is not State.CLOSED)
+        state = gate.status().state
+        assert state is (State.OPEN if what == "open" else State.CLOSED)
+        self._told(gate.told, False, state)
+        self.steered(what, seconds, gate.told)
+        self._resume(gate.told, False)
 
     @precondition(lambda self: self.queue)
     @rule(data=st.data(), client=some_client)
@@ -482,8 +531,7 @@ class GateMachine(RuleBasedStateMachine):
         """A client that was stopped resumes a session long after it was told to."""
         session = data.draw(st.sampled_from(self.queue))
         super(MortalGate, self.gates[client]).resume(Release(False, (session,)))
-        self.queue.remove(session)
-        self.resumed(session)
+        self._left_the_queue(session)
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data())
@@ -497,7 +545,8 @@ class GateMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.workers))
         if self._holds(worker):
             self.client.zadd(self.store.names.leases, {worker.session: 1})
-            assert self.store.complete(worker.session, "", Outcome.LAPSED).state == "ready"
+            state = self.store.complete(worker.session, "", Outcome.LAPSED).state
+            assert state in ("ready", "paused")
         if forgets:
             self.workers.remove(worker)
             self.calls = [call for call in self.calls if call.worker is not worker]
@@ -543,6 +592,9 @@ class GateMachine(RuleBasedStateMachine):
         for worker in list(self.workers):
             self._finish(worker)
         self.calls.clear()
+        for session in SESSIONS:
+            self.steering.resume(session)
+        self.steer_the_gate(0, 0.0, "close", None)
         for _ in range(200):
             if all(self.store.progress(session).state == "idle" for session in SESSIONS):
                 break
@@ -601,8 +653,19 @@ class RulesMachine(GateMachine):
         expected = self.model.release(self.now, self.jitter)
         assert told == (self.model.breaker.state, expected)
 
-    def resumed(self, session: str) -> None:
-        self.model.resume(session)
+    def resumed(self, session: str, comes: bool) -> None:
+        if comes:
+            self.model.resume(session)
+        else:
+            self.model.stay_away(self.now, session)
+
+    def steered(self, what: str, seconds: float | None, told: Release) -> None:
+        expected = Release()
+        if what == "open":
+            self.model.open(self.now, (seconds or 0.0) * 1000, "a new disk", self.jitter)
+        else:
+            expected = getattr(self.model, what)(self.now, self.jitter)
+        assert told == expected
 
     @invariant()
     def redis_holds_what_the_rules_hold(self) -> None:
@@ -701,6 +764,7 @@ BROKEN: dict[str, Edits] = {
     "a gate with held sessions is not looked at": {
         "admit": [("redis.call('ZADD', GATES, 1, ARGV[10])", "")]
     },
+    "a maintenance lets a probe through": {"gate": [(" and not is_shut()", "")]},
 }
 
 
@@ -710,6 +774,9 @@ DIFFERENT: dict[str, Edits] = {
     "each bad call halves the limit": {"report": [("1 - trouble / 2", "0.5")]},
     "the limit is cut more than once a round": {"report": [(" and started > cut_at", "")]},
     "a probe interval does not double": {"gate": [("2 * probe_wait", "probe_wait")]},
+    "a session that is paused keeps its permit": {
+        "resume": [("redis.call('ZREM', PERMITS, ARGV[1])", "")]
+    },
 }
 
 
