@@ -8,11 +8,11 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from hermes_tasks.errors import BrokerUnavailable, Closed, StillSyncing
+from hermes_tasks.errors import BrokerUnavailable, Closed
 from hermes_tasks.gate import Gate, GateStatus, Policy
 from hermes_tasks.gateway.link import FAILURES, Link
 from hermes_tasks.gateway.listener import Listener
-from hermes_tasks.gateway.obstacle import Obstacle, in_redis
+from hermes_tasks.gateway.obstacle import Obstacle, in_redis, still_syncing
 from hermes_tasks.gateway.publisher import Publisher
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.transport import Names, Progress, SessionStore
@@ -76,7 +76,7 @@ class Flush:
             if seconds > SLOW_SECONDS:
                 logger.info("a flush of session %s took %.1f s", session_key, seconds)
             return
-        error = _still_syncing(obstacle, seconds)
+        error = still_syncing(obstacle, seconds)
         if seconds > SLOW_SECONDS:
             logger.info("a flush of session %s ran out of time: %s", session_key, error)
         raise error
@@ -183,17 +183,3 @@ class Flush:
     def _check_open(self) -> None:
         if self._closed.is_set():
             raise Closed("this gateway is closed: it no longer knows what is written")
-
-
-def _still_syncing(obstacle: Obstacle, seconds: float) -> StillSyncing:
-    turns = "1 turn waits" if obstacle.waiting == 1 else f"{obstacle.waiting} turns wait"
-    since = "" if obstacle.oldest is None else f", the oldest for {obstacle.oldest:.1f} s"
-    return StillSyncing(
-        f"{turns} to be written after {seconds:.1f} s{since}: {obstacle.reason}; "
-        f"nothing is lost, ask again in {obstacle.retry_after:.0f} s",
-        waiting=obstacle.waiting,
-        seconds=seconds,
-        oldest=obstacle.oldest,
-        reason=obstacle.reason,
-        retry_after=obstacle.retry_after,
-    )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from hermes_tasks.errors import StillSyncing
 from hermes_tasks.gate import GateStatus, State, Why
 from hermes_tasks.transport import Progress
 from hermes_tasks.transport.trace import WAIT, failures
@@ -62,6 +63,8 @@ def _reason(
 ) -> tuple[str, float]:
     """What a session waits for, and when to ask again, by the clock of Redis."""
     later = now + ASK_AGAIN_SECONDS
+    if progress.state == "paused":
+        return "somebody has paused the session, and it goes on when it is resumed", later
     if progress.swept_at_ms is None:
         return "no worker has run yet: start one", now + NO_WORKER_SECONDS
     unseen = now - progress.swept_at_ms / 1000
@@ -92,6 +95,11 @@ def _reason(
 
 def _at_the_gate(gate: GateStatus, *, paced: bool) -> tuple[str, float]:
     later = gate.now + ASK_AGAIN_SECONDS
+    if gate.maintenance is not None:
+        until, why = gate.maintenance.until, gate.maintenance.why
+        end = "somebody lets them go on" if until is None else clock(until)
+        said = f" ({why})" if why else ""
+        return f"calls to Honcho are stopped by hand until {end}{said}", until or later
     if gate.pause_until is not None:
         why = f" ({gate.pause_why})" if gate.pause_why else ""
         return f"Honcho asked for a pause until {clock(gate.pause_until)}{why}", gate.pause_until
@@ -115,6 +123,21 @@ def _at_the_gate(gate: GateStatus, *, paced: bool) -> tuple[str, float]:
         calls = f"{math.floor(gate.limit)} calls at a time"
         return f"{sessions} for Honcho, which gets {calls} since it failed", later
     return f"{sessions} for Honcho", later
+
+
+def still_syncing(obstacle: Obstacle, seconds: float) -> StillSyncing:
+    """What is raised when turns were waited for in vain, for so many seconds."""
+    turns = "1 turn waits" if obstacle.waiting == 1 else f"{obstacle.waiting} turns wait"
+    since = "" if obstacle.oldest is None else f", the oldest for {obstacle.oldest:.1f} s"
+    return StillSyncing(
+        f"{turns} to be written after {seconds:.1f} s{since}: {obstacle.reason}; "
+        f"nothing is lost, ask again in {obstacle.retry_after:.0f} s",
+        waiting=obstacle.waiting,
+        seconds=seconds,
+        oldest=obstacle.oldest,
+        reason=obstacle.reason,
+        retry_after=obstacle.retry_after,
+    )
 
 
 def clock(time: float) -> str:

@@ -234,6 +234,7 @@ end
 local function let_go(name, why, now)
   if redis.call('HGET', SESSION, 'progress') then
     redis.call('HDEL', SESSION, 'attempts', 'most', 'tries')
+    refresh_lag(name)   -- all that was in flight may be settled
   end
   trace('held: ' .. why, now)
   redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress', 'noted', 'admitted')

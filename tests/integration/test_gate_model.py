@@ -504,9 +504,7 @@ class GateMachine(RuleBasedStateMachine):
         what=st.sampled_from(["open", "open", "close", "reset"]),
         seconds=st.sampled_from([None, 0.7, 9, 61]),
     )
-    def steer_the_gate(
-        self, client: int, jitter: float, what: str, seconds: float | None
-    ) -> None:
+    def steer_the_gate(self, client: int, jitter: float, what: str, seconds: float | None) -> None:
         gate, self.jitter = self.gates[client], jitter
         self.tick()
         self.probe, gate.told = None, Release()  # its report comes late, from now on

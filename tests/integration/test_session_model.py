@@ -519,9 +519,10 @@ class Model:
     ) -> bool:
         session = self.sessions[name]
         known = [*session.rewritten, *(message.id for message in session.inflight)]
-        self.counts["found"] += len({m.id for m in session.inflight} & (set(ids) - set(twice)))
+        found = {message.id for message in session.inflight} & (set(ids) - set(twice))
         if self._settle(name, token, [*ids, *twice]) is None:
             return False
+        self.counts["found"] += len(found)
         self.counts["twice"] += len(set(known) & set(twice))
         session.rewritten = [id for id in session.rewritten if id not in twice]
         return True
@@ -590,7 +591,7 @@ class Model:
         session = self.sessions[name]
         if session.token != token:
             return False
-        self._let_go(session, "held: the test says so")
+        self._let_go(name, "held: the test says so")
         session.state = "held"
         return True
 
@@ -598,16 +599,18 @@ class Model:
         session = self.sessions[name]
         if session.token != token:
             return False
-        self._let_go(session, "held: an earlier call may still land")
+        self._let_go(name, "held: an earlier call may still land")
         session.record_intent(first, last, until, asked=1)
         assert session.intent is not None
         self._sleep(name, session.intent.until)
         self.counts["awaited"] += 1
         return True
 
-    def _let_go(self, session: ModelSession, why: str) -> None:
+    def _let_go(self, name: str, why: str) -> None:
+        session = self.sessions[name]
         if session.progress:
             session.attempts, session.most, session.tries = 0, None, 0
+            self._refresh_lag(name)
         session.add_trace(self.now, why)
         session.token, session.wake, session.progress = None, None, False
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hermes_tasks.gate import GateStatus, State
+from hermes_tasks.gate import GateStatus, Maintenance, State
 from hermes_tasks.gateway.obstacle import in_redis
 from hermes_tasks.transport import Progress
 from hermes_tasks.transport.histogram import Histogram
@@ -40,6 +40,7 @@ CLOSED = GateStatus(
     failures=0,
     denied="",
     probe_at=None,
+    maintenance=None,
     pause_until=None,
     pause_why="",
     limit=None,
@@ -61,6 +62,24 @@ SAID = {
         CLOSED,
         "no worker has run yet: start one",
         5,
+    ),
+    "paused": (
+        replace(READY, state="paused"),
+        CLOSED,
+        "somebody has paused the session, and it goes on when it is resumed",
+        1,
+    ),
+    "a maintenance with an end": (
+        HELD,
+        replace(OPEN, maintenance=Maintenance(NOW, NOW + 30, "a new disk")),
+        "calls to Honcho are stopped by hand until 2027-01-15T08:00:30+00:00 (a new disk)",
+        30,
+    ),
+    "a maintenance without one": (
+        HELD,
+        replace(OPEN, probe_at=None, maintenance=Maintenance(NOW, None, "")),
+        "calls to Honcho are stopped by hand until somebody lets them go on",
+        1,
     ),
     "no worker any more": (
         replace(HELD, swept_at_ms=NOW * 1000 - 61_000),
