@@ -7,29 +7,39 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from celery import Celery, bootsteps
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
+from redis.exceptions import RedisError
 
 from hermes_tasks.errors import ConfigurationError, HermesTasksError
 from hermes_tasks.gate import Policy, release_all
+from hermes_tasks.ops.history import record_history
+from hermes_tasks.ops.reports import report_worker
 from hermes_tasks.sealing import keyring_of
 from hermes_tasks.transport import run_queue
 from hermes_tasks.transport.channel import SessionChannel
+from hermes_tasks.transport.keeper import Keeper
 
 logger = get_logger(__name__)
 
 EXIT_USAGE = 2
 WITHHELD = "<withheld>"
+#: Seconds between two reports of a worker.
+REPORT_SECONDS = 1.0
 
 
 def install(app: Celery) -> None:
     """Add our steps to the workers of an app."""
     app.steps["worker"].add(CheckSettings)
     app.steps["consumer"].add(ReleaseHeld)
+    app.steps["consumer"].add(ReportToOperators)
     # It says a line for every call at INFO, the level most workers run at.
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -79,6 +89,52 @@ class ReleaseHeld(bootsteps.StartStopStep):
         policy = Policy.from_settings(app.settings)
         keeper = channel.keeper
         keeper.every_tick("release held sessions", partial(release_all, keeper.store, policy))
+
+
+class ReportToOperators(bootsteps.StartStopStep):
+    """Says whether this worker takes turns, and records how the deployment is.
+
+    Both on the thread that renews leases, which goes on when the consumer stands still.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    chores = ("report to operators", "record the history")
+    keeper: Keeper | None = None
+
+    def start(self, parent: Any) -> None:
+        app, channel = parent.app, parent.task_consumer.channel
+        if not writes_turns(app) or not isinstance(channel, SessionChannel):
+            return
+        self.keeper = keeper = channel.keeper
+        store, policy = keeper.store, Policy.from_settings(app.settings)
+
+        def report() -> None:
+            report_worker(store, parent.hostname, channel.is_consuming)
+
+        keeper.every_tick(self.chores[0], Every(REPORT_SECONDS, report))
+        recording = Every(REPORT_SECONDS, partial(record_history, store, policy))
+        keeper.every_tick(self.chores[1], recording)
+
+    def shutdown(self, parent: Any) -> None:
+        if self.keeper is None:
+            return
+        for chore in self.chores:
+            self.keeper.no_longer(chore)
+        with suppress(RedisError):  # it is forgotten by itself
+            report_worker(self.keeper.store, parent.hostname, None)
+
+
+class Every:
+    """A chore that is done at most once in so many seconds."""
+
+    def __init__(self, seconds: float, chore: Callable[[], object]) -> None:
+        self._seconds, self._chore, self._done_at = seconds, chore, -seconds
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._done_at >= self._seconds:
+            self._done_at = now
+            self._chore()
 
 
 class Consumer(CeleryConsumer):

@@ -14,6 +14,7 @@ import time
 from hermes_tasks.errors import BrokerUnavailable, OutboxError
 from hermes_tasks.gateway.callers import Callers
 from hermes_tasks.gateway.outbox import CorruptOutbox, Outbox, Row
+from hermes_tasks.gateway.report import Report
 from hermes_tasks.gateway.sender import Parcel, RowFailed, Sender, Unsendable
 from hermes_tasks.gateway.spool import Spool
 
@@ -65,6 +66,7 @@ class Publisher:
         self._spool = spool
         self._sender = sender
         self._callers = callers
+        self._report = Report(spool)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._wake = threading.Event()
@@ -160,6 +162,8 @@ class Publisher:
         try:
             # Before any mark: while Redis is away nothing was sent.
             self._settle()
+            if self.trouble is not None:  # Redis may take no turns, but this
+                self._report.tell(self._sender.link)
             self._callers.give_way()
             if self._spool.head() is not outbox:
                 return  # another process answers: what is older goes first
@@ -168,6 +172,7 @@ class Publisher:
             rows = outbox.mark(rows) if rows else []
             if rows:
                 self._deliver(outbox, rows)
+            self._report.tell(self._sender.link)
             self._tidy()
         except (BrokerUnavailable, RowFailed) as error:
             self._back_off(error)

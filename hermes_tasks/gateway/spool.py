@@ -242,6 +242,13 @@ class Spool:
             return sum(outbox.pending for outbox in self._outboxes)
 
     @property
+    def incarnations(self) -> list[str]:
+        """Names of the outboxes: first the one that is appended to, or ``""``; those adopted."""
+        with self._lock:
+            own = self._own.incarnation if self._own is not None else ""
+            return [own, *(outbox.incarnation for outbox in self._outboxes if outbox.adopted)]
+
+    @property
     def dropped(self) -> int:
         """Turns dropped because there were too many, or their outbox was damaged."""
         with self._lock:

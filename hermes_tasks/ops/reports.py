@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.reading import Counts
+from hermes_tasks.transport.scripts import script_of
 
 #: Seconds after its last report in which a worker is listed.
 LISTED = 600.0
@@ -33,8 +35,8 @@ class WorkerStatus:
     def all_of(cls, counts: Counts) -> tuple[Self, ...]:
         """The workers that were read, by name, without those not heard of for long."""
         workers = (
-            cls(name, state == "1", age)
-            for name, age, state in _reports(counts.workers, counts.now)
+            cls(name, said == ["1"], age)
+            for name, age, said in _reports(counts.workers, counts.now)
             if age <= LISTED
         )
         return tuple(sorted(workers, key=lambda worker: worker.name))
@@ -46,7 +48,7 @@ class Gateways:
 
     Attributes:
         count: of those that reported within the last minute.
-        rows: turns in outboxes that Redis has not surely got.
+        rows: turns in outboxes that Redis has not accepted, as far as they said within a day.
         dropped: turns that outboxes had to drop, since Redis was new.
     """
 
@@ -59,17 +61,28 @@ class Gateways:
         """Of what was read."""
         reports = list(_reports(counts.gateways, counts.now))
         return cls(
-            sum(age <= AT_WORK for _name, age, _rows in reports),
-            sum(int(rows) for _name, _age, rows in reports),
+            sum(age <= AT_WORK for _name, age, _said in reports),
+            sum(int(said[0]) for _name, _age, said in reports),
             counts.counters.get("outbox_dropped", 0),
         )
 
 
-def _reports(found: Mapping[str, str], now: int) -> list[tuple[str, float, str]]:
-    """Name, age in seconds and text of each report; what is none is left out."""
+def report_worker(store: SessionStore, name: str, consuming: bool | None) -> None:
+    """Say of a worker whether it takes turns, or with ``None`` that it is no more.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer, or refuses us.
+    """
+    said = "" if consuming is None else str(int(consuming))
+    arguments = [name, said, int(LISTED * 1000)]
+    script_of(__package__, "report")(store.client, [store.names.workers], arguments)
+
+
+def _reports(found: Mapping[str, str], now: int) -> list[tuple[str, float, list[str]]]:
+    """Name, age in seconds and numbers of each report; what is none is left out."""
     reports = []
     for name, report in found.items():
-        at, _, text = report.partition(" ")
-        if at.isdecimal() and text.isdecimal():
-            reports.append((name, max(0.0, (now - int(at)) / 1000), text))
+        at, *said = report.split()
+        if said and all(number.isdecimal() for number in (at, *said)):
+            reports.append((name, max(0.0, (now - int(at)) / 1000), said))
     return reports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,10 @@ SIZE_HEADER = "session_size"
 SETTLE_HEADER = "session_settle"
 ALONE_HEADER = "session_alone"
 SENDER_HEADERS = ("session_gateway", "session_number", "session_previous")
+
+#: Seconds that a consumer may take for its next look at the run queue before it counts as standing
+#: still: longer than a garbage collection or a slow claim.
+STANDSTILL = 5.0
 
 #: What a server says that will not do anything now: a pop ended because it has become a replica, a
 #: disk that is full, too few replicas, a script that runs too long. redis-py has no class for them.
@@ -146,6 +151,8 @@ class SessionChannel(kombu_redis.Channel):
     _keeper: Keeper | None = None
     #: Whether a delivered message was handed to a pool, and not run on the spot.
     _hands_over = False
+    #: When it last tried to claim a session; monotonic.
+    _claimed_at = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -235,6 +242,21 @@ class SessionChannel(kombu_redis.Channel):
             answers.append(answer)
 
     # -- consuming ---------------------------------------------------------------------------
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether it takes run-queue entries, or has taken as many as it may.
+
+        One whose consumer was cancelled, or whose event loop stands still, does not.
+        """
+        if self._names.run_queue not in self._active_queues or self._closing:
+            return False
+        if not self.qos.can_consume():
+            return True
+        # Kombu ends each BRPOP after a while, and sends another.
+        polled: float | None = getattr(self, "_brpop_sent_at", None)
+        latest = max(self._claimed_at, polled or 0.0)
+        return time.monotonic() - latest < (self.brpop_timeout or 0) + STANDSTILL
 
     def basic_consume(
         self,
@@ -332,6 +354,7 @@ class SessionChannel(kombu_redis.Channel):
         if self._closing:  # Kombu reads the last answer while it closes: too late to work on it
             self.sessions.give_back(dumps(entry))
             return None
+        self._claimed_at = time.monotonic()
         token = TOKEN_PREFIX + uuid.uuid4().hex
         try:
             claim = self.sessions.claim(session, number, token, self._worker)

@@ -136,6 +136,10 @@ class Keeper:
         """
         self._chores[name] = chore
 
+    def no_longer(self, name: str) -> None:
+        """Do a chore no more."""
+        self._chores.pop(name, None)
+
     @property
     def tokens(self) -> frozenset[str]:
         """Tokens of all claims not yet over."""

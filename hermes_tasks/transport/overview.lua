@@ -21,6 +21,6 @@ for i, share in ipairs(ARGV) do ranks[i] = math.ceil(lagging * tonumber(share)) 
 ranks[#ranks + 1] = lagging
 for _, rank in ipairs(lagging > 0 and ranks or {}) do
   -- Of the youngest, the first has the shortest lag.
-  answer[#answer + 1] = redis.call('ZREVRANGE', KEYS[5], rank - 1, rank - 1, 'WITHSCORES')[2]
+  answer[#answer + 1] = redis.call('ZRANGE', KEYS[5], rank - 1, rank - 1, 'REV', 'WITHSCORES')[2]
 end
 return answer
