@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 import pytest
 
+from devtools.reference import commands, keys, lua, settings
+from devtools.reference.hook import PAGES
 from hermes_tasks.cli import main
 from hermes_tasks.config import Settings, environment_variable
-from tools.reference import commands, keys, lua, settings
-from tools.reference.hook import PAGES
 
 PROJECT = Path(__file__).parents[2]
 WRITTEN = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]

@@ -11,8 +11,8 @@ from unittest import mock
 
 from pydantic.fields import FieldInfo
 
+from devtools.reference import markdown
 from hermes_tasks.config import Settings, environment_variable
-from tools.reference import markdown
 
 _HEAD = """\
 # Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from tools.reference import markdown
+from devtools.reference import markdown
 
 #: Each package with scripts, the text that it puts in front of them, and what they work on.
 PACKAGES = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+from devtools.reference import markdown
 from hermes_tasks.gateway.sync import CloseReport, Receipt, TurnSync
-from tools.reference import markdown
 
 _HEAD = """\
 # TurnSync

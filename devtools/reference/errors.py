@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
+from devtools.reference import markdown
 from hermes_tasks import errors
 from hermes_tasks.cli.group import exit_status
-from tools.reference import markdown
 
 _HEAD = """\
 # Errors

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import click
 
+from devtools.reference import markdown
 from hermes_tasks.cli import main
-from tools.reference import markdown
 
 _HEAD = """\
 # Commands

@@ -7,8 +7,8 @@ import re
 from functools import cached_property
 from importlib.resources import files
 
+from devtools.reference import lua, markdown
 from hermes_tasks.transport.keys import Names
-from tools.reference import lua, markdown
 
 _HEAD = """\
 # Keys in Redis

@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from tools.reference import commands, errors, gateway, keys, lua, settings
+from devtools.reference import commands, errors, gateway, keys, lua, settings
 
 PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings.page,
