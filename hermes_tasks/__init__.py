@@ -30,7 +30,9 @@ from hermes_tasks.errors import (
     SourceError,
     StillSyncing,
     Unauthorised,
+    UnknownGate,
     UnknownLetter,
+    UnknownSession,
     Unreachable,
 )
 
@@ -62,7 +64,9 @@ __all__ = [
     "StillSyncing",
     "TurnSync",
     "Unauthorised",
+    "UnknownGate",
     "UnknownLetter",
+    "UnknownSession",
     "Unreachable",
 ]
 

@@ -11,6 +11,8 @@
     ├── StillSyncing                a flush ran out of time; nothing is lost, ask again
     ├── SourceError                 a file given to ``replay`` cannot be read
     ├── UnknownLetter               there is no dead letter of that name
+    ├── UnknownSession              Redis knows no session of that name
+    ├── UnknownGate                 no gate has that name, or several could be meant
     ├── OutboxError                 the gateway's outbox file cannot be used
     ├── QueueError
     │   ├── BrokerUnavailable       Redis does not answer, or refuses us
@@ -102,6 +104,14 @@ class SourceError(HermesTasksError):
 
 class UnknownLetter(HermesTasksError):
     """No dead letter has this id. It may have been retried, purged, or grown too old."""
+
+
+class UnknownSession(HermesTasksError):
+    """Redis knows no session of this name. It is forgotten a day after its last turn."""
+
+
+class UnknownGate(HermesTasksError):
+    """There is no gate of this name, or none was named and there are several."""
 
 
 class OutboxError(HermesTasksError):

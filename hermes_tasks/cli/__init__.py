@@ -20,9 +20,12 @@ from hermes_tasks.cli.check import check
 from hermes_tasks.cli.config import config
 from hermes_tasks.cli.dead import dead
 from hermes_tasks.cli.demo import demo
+from hermes_tasks.cli.gates import gate
 from hermes_tasks.cli.group import Group
+from hermes_tasks.cli.health import health
 from hermes_tasks.cli.install_plugin import install_plugin
 from hermes_tasks.cli.replay import replay
+from hermes_tasks.cli.sessions import sessions
 from hermes_tasks.cli.status import status
 from hermes_tasks.cli.up import up
 
@@ -45,5 +48,8 @@ def main() -> None:
     """
 
 
-for command in (config, status, dead, check, replay, install_plugin, up, demo):
+for command in (
+    *(status, sessions, gate, dead, check, health),
+    *(config, replay, install_plugin, up, demo),
+):
     main.add_command(command)

@@ -109,7 +109,13 @@ def _store(app: Celery, safe_url: str, *, to_look: bool = False) -> Iterator[Ses
                 socket_connect_timeout=CONNECT_SECONDS,
                 socket_timeout=ANSWER_SECONDS,
             )
-            yield private_store(connection, timeout=ANSWER_SECONDS)
+            # Making a channel, Kombu would wait two seconds and try once more.
+            connection.ensure_connection(max_retries=0)
+            store = private_store(connection, timeout=ANSWER_SECONDS)
+            try:
+                yield store
+            finally:
+                store.client.connection_pool.disconnect()
     except FAILURES as error:
         raise link.broken(error) from error
     finally:

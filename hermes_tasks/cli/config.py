@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hermes_tasks.cli.output import console, json_option, print_json, shown, table
+from hermes_tasks.cli.output import console, json_option, print_json, shown
 from hermes_tasks.config import Settings
 
 
@@ -12,17 +12,15 @@ from hermes_tasks.config import Settings
 @json_option
 def config(as_json: bool) -> None:
     """List every setting with its value, secrets hidden, and its source."""
+    from rich.padding import Padding
     from rich.text import Text
 
     rows = Settings().rows()
     if as_json:
         print_json(rows)
         return
-    made = table("", "setting", "value", "from", fold=("setting", "value"))
+    out = console()
     for row in rows:
-        made.add_row(
-            Text.assemble((row.variable, "bold"), "\n", (row.description, "dim")),
-            shown("(unset)" if row.value is None else row.value),
-            row.source,
-        )
-    console().print(made)
+        value = shown("(unset)" if row.value is None else row.value, "bold")
+        out.print(Text.assemble(row.variable, " = ", value, f"  ({row.source})"))
+        out.print(Padding(Text(row.description, "dim"), (0, 0, 0, 4), expand=False))

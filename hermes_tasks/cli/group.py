@@ -20,6 +20,8 @@ _STATUSES: tuple[tuple[type[errors.HermesTasksError], int], ...] = (
     (errors.InvalidTurn, USAGE),
     (errors.SourceError, USAGE),
     (errors.UnknownLetter, USAGE),
+    (errors.UnknownSession, USAGE),
+    (errors.UnknownGate, USAGE),
     (errors.QueueError, BROKER),
     (errors.HonchoError, HONCHO),
 )

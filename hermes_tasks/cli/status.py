@@ -1,138 +1,284 @@
-"""``hermes-tasks status``: what became of turns; what the gates let through, and why not more."""
+"""``hermes-tasks status``: whether turns are written, what is in the way, and what to do."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
 from hermes_tasks.cli import group
-from hermes_tasks.cli.broker import sessions_of
+from hermes_tasks.cli.broker import view_of
+from hermes_tasks.cli.options import SPAN
+from hermes_tasks.cli.output import (
+    console,
+    json_option,
+    named_values,
+    print_json,
+    printable,
+    shown,
+    table,
+)
 from hermes_tasks.config import Settings
+from hermes_tasks.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
     from hermes_tasks.gate import GateStatus
+    from hermes_tasks.ops.diagnosis import Problem
+    from hermes_tasks.ops.history import Sample
+    from hermes_tasks.ops.overview import Overview
+
+_WATCH_SECONDS = 2.0
+_MOST_WORKERS = 12
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def status(as_json: bool) -> None:
-    """Show what became of turns, and the gate before each Honcho workspace.
+@click.option(
+    "--watch",
+    type=SPAN,
+    is_flag=False,
+    flag_value=_WATCH_SECONDS,
+    metavar="[SECONDS]",
+    help=f"Show it again every so often, {_WATCH_SECONDS:g} s by default, until Ctrl-C.",
+)
+@json_option
+def status(watch: float | None, as_json: bool) -> None:
+    """Say whether turns are written, what is in the way, and what to do about it.
 
-    The gate says whether calls are made, why not, and how long they may be.
+    Then: what became of turns, how long they wait, the sessions, the workers, and the gate before
+    each Honcho workspace (`hermes-tasks gate show` says more of it).
 
     \b
     Exit status:
-      0  calls are made to every workspace
-      1  a breaker is open, or Honcho has asked for a pause
+      0  well, as far as can be seen
+      1  turns are not written: no worker takes them, a breaker is open, or Honcho asked for a pause
+      2  wrong usage
       3  Redis does not answer, or refuses us
     """
-    from rich.console import Console
-
-    counters, found = read_status(Settings.load())
-    if as_json:
-        gates = [dataclasses.asdict(one) for one in found]
-        click.echo(json.dumps({"counters": counters, "gates": gates}, indent=2))
+    settings = Settings.load()
+    if watch is None:
+        look = Look.at(settings)
+        if as_json:
+            print_json(look.document())
+        else:
+            console().print(look.picture())
+        if look.is_wrong:
+            click.get_current_context().exit(group.INCOMPLETE)
+    elif as_json:
+        raise click.UsageError("--watch is for people: leave out --json")
     else:
-        console = Console()
-        if counters:
-            console.print(table_of("Turns", turn_lines(counters)))
-        for one in found:
-            console.print(table_of(f"Gate of {one.name}", gate_lines(one)))
-        if not found:
-            click.echo("No worker has called Honcho yet.")
-    if any(one.state != "closed" or one.pause_until for one in found):
-        click.get_current_context().exit(group.INCOMPLETE)
+        _watch(lambda: Look.at(settings), max(0.1, watch))
 
 
-def read_status(settings: Settings) -> tuple[dict[str, int], list[GateStatus]]:
-    """The counters of a deployment, and every gate of it, as they are now.
+class Look:
+    """What one look at a deployment has found."""
 
-    Raises:
-        BrokerUnavailable: Redis does not answer, or refuses us.
-    """
-    from hermes_tasks.gate import Policy, known_gates
+    def __init__(
+        self, overview: Overview, history: Sequence[Sample], problems: Sequence[Problem]
+    ) -> None:
+        self.overview = overview
+        self.history = history
+        self.problems = problems
 
-    with sessions_of(settings) as store:
-        gates = known_gates(store, Policy.from_settings(settings))
-        return store.counters(), [gate.status() for gate in gates]
+    @classmethod
+    def at(cls, settings: Settings) -> Look:
+        """Look at the deployment of these settings.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer, or refuses us.
+        """
+        from hermes_tasks.gate import Policy
+        from hermes_tasks.ops.diagnosis import diagnose
+        from hermes_tasks.ops.history import read_history
+        from hermes_tasks.ops.overview import read_overview
+
+        with view_of(settings) as store:
+            overview = read_overview(store, Policy.from_settings(settings))
+            history = read_history(store)
+        return cls(overview, history, diagnose(overview, history))
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether turns are not being written."""
+        return any(problem.severity == "wrong" for problem in self.problems)
+
+    def document(self) -> dict[str, object]:
+        """For programs: the overview, field by field, and the problems."""
+        return dataclasses.asdict(self.overview) | {"problems": list(self.problems)}
+
+    def picture(self) -> Group:
+        """For people."""
+        from rich.console import Group
+
+        parts = list(self._parts())
+        return Group(*(part for one in parts for part in (one, "")))
+
+    def _parts(self) -> Iterator[RenderableType]:
+        yield from _verdict(self.overview, self.problems)
+        yield named_values("Turns", turn_lines(self.overview, self.history))
+        yield named_values("Sessions", _session_lines(self.overview))
+        if self.overview.workers:
+            yield _workers(self.overview)
+        if self.overview.gates:
+            yield _gates(self.overview.gates)
+        else:
+            yield shown("No worker has called Honcho yet.")
 
 
-def table_of(title: str, lines: Iterable[tuple[str, str]]) -> Table:
-    """Names and values for a person."""
+def _watch(look: Callable[[], Look], every: float) -> None:
+    """Show it again and again, until Ctrl-C; while Redis is away, say so and go on."""
+    from rich.console import Group
+    from rich.live import Live
+
+    out = console()
+    picture: RenderableType = ""
+    # In a pipe there is nothing to be painted over: one picture comes after the other.
+    live = Live(console=out, screen=True, auto_refresh=False) if out.is_terminal else None
+    try:
+        with live or nullcontext():
+            while True:
+                try:
+                    seen = picture = look().picture()
+                except BrokerUnavailable as error:
+                    seen = Group(shown(error, "bold red"), picture)
+                if live is None:
+                    out.print(seen)
+                else:
+                    live.update(seen, refresh=True)
+                time.sleep(every)
+    except KeyboardInterrupt:
+        # How one leaves it. What was seen last stays on the screen.
+        if live is not None:
+            out.print(picture)
+
+
+def _verdict(overview: Overview, problems: Sequence[Problem]) -> Iterator[RenderableType]:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in lines:
-        table.add_row(name, value)
-    return table
+    from hermes_tasks.ops.words import clock
+
+    when = clock(overview.now)
+    if not problems:
+        yield Text.assemble((f"All is well at {when}.", "bold green"))
+        return
+    yield Text(f"At {when}:", "bold")
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for problem in problems:
+        is_wrong = problem.severity == "wrong"
+        label = Text("WRONG" if is_wrong else "note", "bold red" if is_wrong else "yellow")
+        grid.add_row(label, shown(problem.what))
+        if problem.do:
+            grid.add_row("", shown(f"-> {problem.do}", "bold"))
+    yield grid
 
 
-def turn_lines(counters: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """What became of the turns of a deployment since its Redis was new."""
-    for name in ("accepted", "written"):
-        yield name, str(counters.get(name, 0))
-    given_up = {
-        name.removeprefix("dead:"): count
-        for name, count in counters.items()
-        if name.startswith("dead:")
-    }
-    yield "given up", _listed(given_up) or "0"
-    if counters.get("twice"):
-        yield "written twice", str(counters["twice"])
+def turn_lines(overview: Overview, history: Sequence[Sample] = ()) -> Iterator[tuple[str, str]]:
+    """What became of the turns of a deployment since its Redis was new, and what is left."""
+    per_second = _rates(overview, history)
+    yield "accepted", f"{overview.accepted:,}{per_second[0]}"
+    yield "written", f"{overview.written:,}{per_second[1]}"
+    backlog = f", {overview.backlog:,} of them in a backlog" if overview.backlog else ""
+    yield "to be written", f"{overview.unsettled:,}{backlog}"
+    yield "given up", _listed(overview.given_up) or "0"
+    if overview.dead:
+        yield "dead letters", f"{overview.dead:,}"
+    if overview.found or overview.duplicates:
+        yield "came twice", f"{overview.duplicates:,} at Redis, {overview.found:,} found at Honcho"
+    if overview.twice:
+        yield "written twice", f"{overview.twice:,}"
+    gateways = overview.gateways
+    if gateways.rows or gateways.dropped:
+        dropped = f", {gateways.dropped:,} dropped" if gateways.dropped else ""
+        yield "in gateways", f"{gateways.rows:,} not accepted yet{dropped}"
     hooks = {
-        said: counters[name]
+        said: overview.counters[name]
         for name, said in (
             ("hook_failed", "failed"),
             ("hook_timeout", "took too long"),
             ("hook_dropped", "not made"),
         )
-        if counters.get(name)
+        if overview.counters.get(name)
     }
     if hooks:
         yield "calls of hooks", _listed(hooks)
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+def _rates(overview: Overview, history: Sequence[Sample]) -> tuple[str, str]:
+    """What came and was written in a second, in the last minute; empty where that is not known."""
+    before = next((one for one in history if overview.now - one.at <= 65.0), None)
+    if before is None or overview.now - before.at < 5.0:
+        return "", ""
+    elapsed = overview.now - before.at
+    came, went = overview.accepted - before.accepted, overview.written - before.written
+    return f"  ({came / elapsed:.1f} in a second)", f"  ({went / elapsed:.1f} in a second)"
 
 
-def gate_lines(status: GateStatus) -> Iterator[tuple[str, str]]:
-    """What a gate lets through, and why not more."""
-    since = f", since {_clock(status.since)}" if status.since else ""
-    yield "breaker", f"{_STATES[status.state]}{since}"
-    if status.denied:
-        yield "denied", status.denied
-    if status.failures:
-        yield "failures in a row", str(status.failures)
-    if status.probe_at is not None:
-        yield "next probe", f"in {max(0.0, status.probe_at - status.now):.0f} s"
-    if status.pause_until is not None:
-        why = f" ({status.pause_why})" if status.pause_why else ""
-        yield "pause", f"Honcho asked for {status.pause_until - status.now:.0f} s more{why}"
-    limit = f" of at most {status.limit:.0f}" if status.limit is not None else ""
-    yield "calls in flight", f"{status.calls}{limit}"
-    yield "sessions held", f"{status.held}, and {status.permits} let go"
-    yield "rate", f"{status.rate:g} calls a second" if status.rate else "no limit"
-    for one in status.classes:
-        p95 = f"p95 {one.p95:.2f} s of {one.samples} calls" if one.p95 is not None else "no calls"
-        raised = f", after a time-out: {one.raised} fast calls to go" if one.raised else ""
-        yield f"deadline up to {one.most} messages", f"{one.deadline:.1f} s ({p95}{raised})"
-    yield "since the start", ", ".join(f"{count} {name}" for name, count in status.counters.items())
+def _session_lines(overview: Overview) -> Iterator[tuple[str, str]]:
+    from hermes_tasks.ops.words import duration
+
+    yield "waiting or at work", _listed(overview.sessions) or "none"
+    if overview.lag is None:
+        yield "lag", "none: all that was accepted is settled"
+        return
+    lags = dataclasses.asdict(overview.lag)
+    yield "lag", ", ".join(f"{name} {duration(lag)}" for name, lag in lags.items())
 
 
-_STATES = {
-    "closed": "closed: calls are made",
-    "open": "open: no calls are made",
-    "probing": "half-open: one call looks whether Honcho is back",
-}
+def _workers(overview: Overview) -> Table:
+    from hermes_tasks.ops.diagnosis import is_silent
+    from hermes_tasks.ops.words import duration
+
+    made = table("Workers", "worker", "takes turns", "seen", fold=("worker",))
+    for worker in overview.workers[:_MOST_WORKERS]:
+        silent = is_silent(worker)
+        takes = "silent" if silent else "yes" if worker.consuming else "NO"
+        style = "" if takes == "yes" else "bold red"
+        made.add_row(shown(worker.name), shown(takes, style), shown(f"{duration(worker.seen)} ago"))
+    if len(overview.workers) > _MOST_WORKERS:
+        made.add_row(shown(f"and {len(overview.workers) - _MOST_WORKERS} more"), "", "")
+    return made
 
 
-def _clock(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _gates(gates: Sequence[GateStatus]) -> Table:
+    made = table(
+        "Gates",
+        "gate",
+        "breaker",
+        "calls",
+        "held",
+        "deadlines",
+        fold=("gate",),
+        right=("calls", "held"),
+    )
+    for gate in gates:
+        limit = f" of {gate.limit:.0f}" if gate.limit is not None else ""
+        made.add_row(
+            shown(gate.name),
+            shown(_state(gate), "" if _state(gate) == "closed" else "bold red"),
+            shown(f"{gate.calls}{limit}"),
+            shown(f"{gate.held:,}"),
+            shown(" / ".join(f"{one.deadline:.1f}" for one in gate.classes) + " s"),
+        )
+    return made
+
+
+def _state(gate: GateStatus) -> str:
+    if gate.state == "closed":
+        return "pause" if gate.pause_until is not None else "closed"
+    return "half-open" if gate.state == "probing" else "open"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    shown_counts = (
+        f"{number:,} {printable(name)}" for name, number in sorted(counts.items()) if number
+    )
+    return ", ".join(shown_counts)

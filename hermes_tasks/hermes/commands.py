@@ -63,11 +63,12 @@ def _show_status() -> None:
 
 
 def _queue(settings: Settings) -> list[tuple[str, str]]:
-    from hermes_tasks.cli.status import read_status, turn_lines
+    from hermes_tasks.cli.status import Look, turn_lines
 
-    counters, gates = read_status(settings)
-    lines = list(turn_lines(counters))
-    lines += [(f"calls to {gate.name}", gate.state) for gate in gates]
+    look = Look.at(settings)
+    lines = list(turn_lines(look.overview, look.history))
+    lines += [(f"calls to {gate.name}", gate.state) for gate in look.overview.gates]
+    lines += [("problem", problem.what) for problem in look.problems]
     return lines
 
 

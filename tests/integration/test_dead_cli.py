@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
-from click.testing import CliRunner, Result
 
 from hermes_tasks import TurnSync
-from hermes_tasks.cli import main
 from hermes_tasks.config import Settings
 from hermes_tasks.gate.check import Check
 from hermes_tasks.testing.honcho import HonchoServer
@@ -21,6 +18,7 @@ from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.sessions import Outcome
 from tests.conftest import StartWorker
+from tests.integration.commands import Commands
 from tests.integration.test_cli import assert_one_line, hermes_tasks
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
@@ -38,23 +36,6 @@ def store(redis_client: redis.Redis, prefix: str) -> SessionStore:
 def honcho() -> Iterator[HonchoServer]:
     with HonchoServer() as honcho:
         yield honcho
-
-
-class Commands:
-    """``hermes-tasks`` on the deployment of a test, within this process: it starts in no time."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._env = {
-            "HERMES_TASKS_BROKER_URL": settings.broker_url,
-            "HERMES_TASKS_PREFIX": settings.prefix,
-            "COLUMNS": "200",
-        }
-
-    def __call__(self, *arguments: str) -> Result:
-        return CliRunner(env=self._env).invoke(main, arguments, catch_exceptions=False)
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json").stdout)
 
 
 @pytest.fixture

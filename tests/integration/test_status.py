@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from hermes_tasks.config import Settings
 from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
+from hermes_tasks.testing.workers import clean_environment
 from hermes_tasks.transport import SessionStore
+from tests.integration.commands import Commands
 from tests.integration.test_cli import assert_one_line, hermes_tasks
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
@@ -38,60 +44,91 @@ def call(server: Server) -> Callable[..., Gate]:
     return make
 
 
-def test_before_the_first_call_there_is_nothing_to_show(server: Server) -> None:
-    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url)
-    assert result.returncode == 0
+@pytest.fixture
+def run(server: Server) -> Commands:
+    return Commands(Settings(broker_url=server.url), columns=80)
+
+
+def test_before_the_first_turn_all_is_well_but_for_a_worker(run: Commands) -> None:
+    result = run("status")
+    assert result.exit_code == 0
     assert "No worker has called Honcho yet" in result.stdout
+    assert "No worker is running." in result.stdout
+    assert "celery -A hermes_tasks worker" in result.stdout
 
 
-def test_a_backend_that_is_well(server: Server, call: Callable[..., Gate]) -> None:
+def test_turns_that_wait_without_a_worker_are_wrong(run: Commands, server: Server) -> None:
+    SessionStore(server.client()).push("default:w:s", "{}", id="t")
+    result = run("status")
+    assert result.exit_code == 1
+    assert "No worker is running; 1 turn waits, the oldest for" in result.stdout
+    (problem,) = run.json("status")["problems"]
+    assert problem["severity"] == "wrong"
+    assert problem["do"] == "start one: celery -A hermes_tasks worker"
+
+
+def test_a_backend_that_is_well(run: Commands, call: Callable[..., Gate]) -> None:
     for _ in range(12):
         call("home", Ended.OK)
-    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url)
-    assert result.returncode == 0
-    assert "default:home" in result.stdout
+    assert "default:home" in run("status").stdout
+    result = run("gate", "show")
+    assert result.exit_code == 0
     assert "closed: calls are made" in result.stdout
     assert "5.0 s (p95 0.20 s of 12 calls)" in result.stdout
 
 
 def test_an_open_breaker_says_when_the_next_probe_is_due_and_who_waits(
-    server: Server, call: Callable[..., Gate]
+    run: Commands, call: Callable[..., Gate]
 ) -> None:
     call("home", Ended.OK)
     for _ in range(5):
         call("away", Ended.FAILED)
-    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url, COLUMNS="120")
-    assert result.returncode == 1
+    result = run("status")
+    assert result.exit_code == 1
+    said = " ".join(result.stdout.split())
+    assert "default:away: the breaker is open since" in said
+    assert "Nothing is lost." in said
+    assert "hermes-tasks gate close default:away" in said
+
+    result = run("gate", "show", "default:away")
+    assert result.exit_code == 1
     assert "open: no calls are made" in result.stdout
     assert "next probe" in result.stdout
+    assert run("gate", "show", "default:home").exit_code == 0
 
-    found = json.loads(hermes_tasks("status", "--json", HERMES_TASKS_BROKER_URL=server.url).stdout)
-    away, home = found["gates"]
+    away, home = run.json("status")["gates"]
     assert (away["name"], away["state"], away["held"]) == ("default:away", "open", 2)
     assert (home["name"], home["state"], home["held"]) == ("default:home", "closed", 0)
     assert away["counters"]["opened"] == 1
     assert 50 < away["probe_at"] - away["now"] < 70
+    assert [gate["name"] for gate in run.json("gate", "show")] == ["default:away", "default:home"]
 
 
-def test_a_pause_is_shown_with_what_is_left_of_it(
-    server: Server, call: Callable[..., Gate]
-) -> None:
+def test_a_pause_is_shown_with_what_is_left_of_it(run: Commands, call: Callable[..., Gate]) -> None:
     call("busy", Ended.LIMITED, retry_after=300.0)
-    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url)
-    assert result.returncode == 1
-    assert "Honcho asked for" in result.stdout
+    result = run("status")
+    assert result.exit_code == 1
+    assert "Honcho asked for a pause" in result.stdout
 
 
 def test_a_key_that_is_denied_is_shown_with_what_to_do(
-    server: Server, call: Callable[..., Gate]
+    run: Commands, call: Callable[..., Gate]
 ) -> None:
     call("home", Ended.DENIED, why="HTTP 401: set HONCHO_API_KEY of the workers")
-    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url, COLUMNS="120")
-    assert result.returncode == 1
-    assert "HTTP 401: set HONCHO_API_KEY of the workers" in result.stdout
+    result = run("status")
+    assert result.exit_code == 1
+    said = " ".join(result.stdout.split())
+    assert "Honcho refuses every call (HTTP 401: set HONCHO_API_KEY of the workers)" in said
 
 
-def test_what_became_of_turns_is_shown(server: Server) -> None:
+def test_a_gate_that_is_not_there_is_one_line(run: Commands, call: Callable[..., Gate]) -> None:
+    call("home", Ended.OK)
+    result = run("gate", "show", "default:nowhere")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "there is no gate 'default:nowhere'; there are: default:home" in result.stderr
+
+
+def test_what_became_of_turns_is_shown(run: Commands, server: Server) -> None:
     store = SessionStore(server.client())
     for number in range(3):
         store.push("default:w:s", "{}", id=f"t{number}")
@@ -99,12 +136,35 @@ def test_what_became_of_turns_is_shown(server: Server) -> None:
     assert claimed is not None
     store.bury("default:w:s", "token", "t0", reason="poison")
     store.client.hincrby(store.names.stats, "hook_failed", 2)
-    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL=server.url)
-    assert "accepted       │ 3" in result.stdout
-    assert "given up       │ 1 poison" in result.stdout
-    assert "calls of hooks │ 2 failed" in result.stdout
+    lines = [line.split() for line in run("status").stdout.splitlines()]
+    assert ["accepted", "3"] in lines
+    assert ["to", "be", "written", "2"] in lines
+    assert ["given", "up", "1", "poison"] in lines
+    assert ["calls", "of", "hooks", "2", "failed"] in lines
+
+    document = run.json("status")
+    assert (document["accepted"], document["unsettled"], document["dead"]) == (3, 2, 1)
+    assert document["given_up"] == {"poison": 1}
 
 
-def test_without_redis_it_is_one_line(server_type: type[Server]) -> None:
-    result = hermes_tasks("status", HERMES_TASKS_BROKER_URL="redis://127.0.0.1:1/0")
-    assert_one_line(result, 3, "redis://127.0.0.1:1/0")
+@pytest.mark.parametrize("command", ["status", "health"])
+def test_without_redis_it_is_one_line(server_type: type[Server], command: str) -> None:
+    result = hermes_tasks(command, HERMES_TASKS_BROKER_URL="redis://:pw@127.0.0.1:1/0")
+    assert_one_line(result, 3, "redis://:***@127.0.0.1:1/0")
+
+
+def test_a_status_that_is_watched_shows_it_again_until_it_is_interrupted(server: Server) -> None:
+    watching = subprocess.Popen(
+        [Path(sys.executable).with_name("hermes-tasks"), "status", "--watch", "0.2"],
+        env=clean_environment() | {"HERMES_TASKS_BROKER_URL": server.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    seen = 0
+    while seen < 2:
+        seen += "No worker is running." in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    _, errors = watching.communicate(timeout=20)
+    assert (watching.returncode, errors) == (0, "")
