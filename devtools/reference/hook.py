@@ -11,11 +11,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from devtools.reference import commands, errors, gateway, keys, lua, settings
+from devtools.reference import commands, errors, gateway, keys, lua, metrics, settings
 
 PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings.page,
     "reference/commands.md": commands.page,
+    "reference/metrics.md": metrics.page,
     "reference/gateway.md": gateway.page,
     "reference/errors.md": errors.page,
     "reference/keys.md": keys.page,

@@ -20,6 +20,7 @@ from hermes_tasks.cli.check import check
 from hermes_tasks.cli.config import config
 from hermes_tasks.cli.dead import dead
 from hermes_tasks.cli.demo import demo
+from hermes_tasks.cli.exporter import exporter
 from hermes_tasks.cli.gates import gate
 from hermes_tasks.cli.group import Group
 from hermes_tasks.cli.health import health
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 for command in (
-    *(status, sessions, gate, dead, check, health),
+    *(status, sessions, gate, dead, check, health, exporter),
     *(config, replay, install_plugin, up, demo),
 ):
     main.add_command(command)

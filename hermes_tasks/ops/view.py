@@ -1,0 +1,81 @@
+"""A deployment to look at for as long as a process runs, as the exporter and Flower do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from redis.exceptions import TimeoutError as NoAnswer
+
+from hermes_tasks.gateway.link import ANSWER_SECONDS, CONNECT_SECONDS, FAILURES, Link
+from hermes_tasks.transport import private_store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_tasks.transport import SessionStore
+
+T = TypeVar("T")
+
+
+class View:
+    """Answers questions about a deployment; writes nothing to Redis. For any number of threads.
+
+    It connects when it is first asked, and anew when Redis was away. Redis answers soon, or the
+    question fails: nothing is waited for twice.
+
+    Args:
+        app: the Celery application whose broker it is.
+        safe_url: the broker's URL without password, for messages.
+    """
+
+    def __init__(self, app: Celery, safe_url: str) -> None:
+        self._app = app
+        self._link = Link(app, safe_url)
+        self._lock = threading.Lock()
+        self._store: SessionStore | None = None
+
+    def ask(self, question: Callable[[SessionStore], T]) -> T:
+        """The answer to a question, of which there is one at a time.
+
+        Raises:
+            BrokerUnavailable: Redis does not answer, or refuses us.
+        """
+        with self._lock:
+            try:
+                if self._store is not None:
+                    try:
+                        return question(self._store)
+                    except NoAnswer:
+                        raise
+                    except FAILURES:
+                        # It was started again, perhaps: these connections are of its past.
+                        self._close()
+                self._store = self._connect()
+                return question(self._store)
+            except FAILURES as error:
+                self._close()
+                raise self._link.broken(error) from error
+
+    def close(self) -> None:
+        """Close what is open. The next question opens it again."""
+        with self._lock:
+            self._close()
+
+    def _connect(self) -> SessionStore:
+        with self._app.connection_for_write() as connection:
+            connection.transport_options.update(
+                max_retries=0,
+                retry_on_timeout=False,
+                socket_connect_timeout=CONNECT_SECONDS,
+                socket_timeout=ANSWER_SECONDS,
+            )
+            # Making a channel, Kombu would wait two seconds and try once more.
+            connection.ensure_connection(max_retries=0)
+            return private_store(connection, timeout=ANSWER_SECONDS)
+
+    def _close(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            store.client.connection_pool.disconnect()
