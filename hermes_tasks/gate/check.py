@@ -159,7 +159,8 @@ class Check:
     def _run(self, script: str, gate: str) -> Any:
         package = __package__ or "hermes_tasks.gate"
         keys, policy = self.store.names.gate(gate), self.policy.script_argument()
-        return script_of(package, "gate", script)(self.store.client, keys, (gate, policy))
+        run = script_of(package, "gate", script, reads=script == "check")
+        return run(self.store.client, keys, (gate, policy))
 
 
 def _gate_faults(gate: GateSeen) -> Iterator[Finding]:

@@ -406,4 +406,4 @@ def read_gates(store: SessionStore, policy: Policy) -> list[GateStatus]:
 
 def _script(name: str) -> Script:
     package = __package__ or "hermes_tasks.gate"
-    return script_of(package, "gate", name, on_session=name in _ON_SESSION)
+    return script_of(package, "gate", name, on_session=name in _ON_SESSION, reads=name == "status")

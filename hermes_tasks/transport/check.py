@@ -164,7 +164,7 @@ def known_sessions(store: SessionStore) -> set[str]:
 
 def look(store: SessionStore, sessions: Iterable[str]) -> Iterator[Snapshot | Finding]:
     """Each of these sessions as it is, or why it cannot be read."""
-    script, rest = session_script("check"), iter(sessions)
+    script, rest = session_script("check", reads=True), iter(sessions)
     while batch := list(islice(rest, _BATCH)):
         calls = [(store.names.session(session), (session,)) for session in batch]
         for session, answer in zip(batch, try_all(store.client, script, calls), strict=True):

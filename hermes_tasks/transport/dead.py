@@ -167,7 +167,7 @@ class DeadLetters:
     def _matching(self, start: str, session: str, reason: str, id: str) -> Iterator[DeadLetter]:
         wanted = (session, reason, quote_id(id))
         while start:
-            last, *found = script("letters")(
+            last, *found = script("letters", reads=True)(
                 self.store.client, [self.store.names.dead], (start, PAGE, *wanted)
             )
             yield from map(DeadLetter.parse, found)

@@ -78,7 +78,7 @@ def read_counts(store: SessionStore) -> Counts:
         names.workers,
         names.gateways,
     )
-    return Counts.parse(script("overview")(store.client, keys, SHARES))
+    return Counts.parse(script("overview", reads=True)(store.client, keys, SHARES))
 
 
 def page_of(
@@ -98,7 +98,7 @@ def page_of(
     score, _, last = cursor.partition(" ")
     if cursor:
         float(score)
-    answer = script("page")(store.client, [members], [limit, score, unquote(last)])
+    answer = script("page", reads=True)(store.client, [members], [limit, score, unquote(last)])
     sessions = [name.decode() for name in answer[::2]]
     if len(sessions) < limit:
         return sessions, ""
@@ -107,7 +107,7 @@ def page_of(
 
 def progress_of(store: SessionStore, sessions: Sequence[str]) -> list[Progress]:
     """How far each of these sessions is, in one round trip."""
-    script = session_script("progress")
+    script = session_script("progress", reads=True)
     calls = [(store.names.session(session), (session, "")) for session in sessions]
     return [Progress.parse(answer) for answer in run_all(store.client, script, calls)]
 
@@ -149,7 +149,7 @@ class Queued:
 
 def queued_in(store: SessionStore, session: str, limit: int) -> Queued:
     """What is queued in a session, the oldest ``limit`` messages of it."""
-    written, intent, worker, *lists = session_script("queued")(
+    written, intent, worker, *lists = session_script("queued", reads=True)(
         store.client, store.names.session(session), (session, limit)
     )
     messages = []

@@ -17,18 +17,30 @@ from redis.exceptions import NoScriptError, ResponseError
 
 
 class Script:
-    """One Lua script: its text and the SHA1 Redis knows it by."""
+    """One Lua script: its text and the SHA1 Redis knows it by.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        text: what it does.
+        reads: it only reads. Redis then refuses it every change, and lets a user run it who may
+            change nothing.
+
+    Attributes:
+        evalsha: the command that runs it by its SHA1.
+        eval: the command that runs it by its text.
+    """
+
+    def __init__(self, text: str, *, reads: bool = False) -> None:
         self.text = text
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.evalsha, self.eval = ("EVALSHA_RO", "EVAL_RO") if reads else ("EVALSHA", "EVAL")
 
     def __call__(self, client: redis.Redis, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run it. After a ``SCRIPT FLUSH`` or on a new server the text is sent once more."""
+        execute: Any = client.execute_command
         try:
-            return client.evalsha(self.sha, len(keys), *keys, *args)
+            return execute(self.evalsha, self.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return client.eval(self.text, len(keys), *keys, *args)
+            return execute(self.eval, self.text, len(keys), *keys, *args)
 
 
 def run_all(
@@ -55,7 +67,8 @@ def try_all(
         return []
     pipe = client.pipeline(transaction=False)
     for keys, arguments in calls:
-        pipe.evalsha(script.sha, len(keys), *keys, *arguments)
+        queue: Any = pipe.execute_command
+        queue(script.evalsha, script.sha, len(keys), *keys, *arguments)
     answers: list[Any] = pipe.execute(raise_on_error=False)
     for place, (keys, arguments) in enumerate(calls):
         # A pipeline sends no text, so a server that does not know the script is told it here.
@@ -68,25 +81,25 @@ def try_all(
 
 
 @cache
-def session_script(name: str) -> Script:
+def session_script(name: str, *, reads: bool = False) -> Script:
     """The script ``name.lua`` that works on one session: ``common.lua`` goes in front of it."""
-    return Script(_text("common") + _text(name))
+    return Script(_text("common") + _text(name), reads=reads)
 
 
 @cache
-def script(name: str) -> Script:
+def script(name: str, *, reads: bool = False) -> Script:
     """The script ``name.lua`` that stands alone."""
-    return Script(_text(name))
+    return Script(_text(name), reads=reads)
 
 
 @cache
-def script_of(package: str, *names: str, on_session: bool = False) -> Script:
+def script_of(package: str, *names: str, on_session: bool = False, reads: bool = False) -> Script:
     """A script of a package that builds on this one: its texts ``names``, one behind the other.
 
     ``on_session``: it works on one session, and ``common.lua`` goes in front of all.
     """
     texts = [_text(name, package) for name in names]
-    return Script("".join([_text("common"), *texts] if on_session else texts))
+    return Script("".join([_text("common"), *texts] if on_session else texts), reads=reads)
 
 
 def _text(name: str, package: str = __package__) -> str:

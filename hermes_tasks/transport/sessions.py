@@ -500,7 +500,9 @@ class SessionStore:
         return self._progress(session, up_to or 0)
 
     def _progress(self, session: str, watched: int | str) -> Progress:
-        return Progress.parse(self._run("progress", session, watched))
+        run = session_script("progress", reads=watched == "")
+        keys = self.names.session(session)
+        return Progress.parse(run(self.client, keys, (session, watched)))
 
     def renew(self, held: Sequence[tuple[str, str]]) -> list[bool]:
         """Extend the leases of (session, token) pairs; which of them are still held."""

@@ -1,8 +1,8 @@
 """Every way to reach a broker, each with a real gateway and real workers.
 
 Through each of them turns are written in order, a failed write keeps its place, and a worker that
-starts anew goes on: over TLS, through a Unix socket, as an ACL user with least rights, through
-Sentinel, and under a key prefix. What cannot be reached is said in a line that repeats.
+starts anew goes on: over TLS, through a Unix socket, through Sentinel, and under a key prefix. What
+cannot be reached is said in a line that repeats.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from click.testing import CliRunner
 
 from hermes_tasks import TurnSync
-from hermes_tasks.app import make_app
-from hermes_tasks.cli import main
 from hermes_tasks.config import Settings
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server, Tls
@@ -34,55 +30,6 @@ from tests.conftest import StartWorker
 
 PASSWORD = "sword/fish"
 QUOTED = "sword%2Ffish"
-
-#: Commands that gateways, workers, Flower and `hermes-tasks` need, and no others.
-COMMANDS = {
-    "our scripts": "eval evalsha script|load script|exists time lpush rpush lrange llen lset "
-    "lindex linsert lpos lrem ltrim lpop rpop del hget hset hsetnx hmget hgetall hdel hincrby zadd "
-    "zcard zcount zrank zrem zrange zrangebyscore zremrangebyscore zscore sadd srem sismember "
-    "persist pexpire pttl xadd xlen xrevrange xdel xtrim",
-    "`hermes-tasks check`, which looks at every session": "scan",
-    "turns that are settled, for who waits for them": "publish subscribe unsubscribe",
-    "Kombu's queues and broadcasts": "brpop smembers exists zrange get set multi exec watch "
-    "unwatch psubscribe punsubscribe",
-    "which process answers": "info",
-}
-#: What an operator does with it.
-OPERATING = [
-    ("status",),
-    ("dead", "list"),
-    ("dead", "retry", "--all"),
-    ("dead", "purge", "--all"),
-    ("dead", "purge", "--older-than", "1d"),
-    ("check", "--repair"),
-]
-#: What every connection begins with. By category, as servers differ in it.
-CONNECTING = "+@connection -@admin -@dangerous"
-#: Keys of a deployment, and Kombu's own: its bindings, plain tasks in a worker's hands, what
-#: `celery inspect` asks and hears, events.
-KEYS = "~{{{0}}}* ~{0}.* ~_kombu.* ~unacked* ~*.celery.pidbox* ~celeryev.*"
-#: Sessions whose turns are settled; and Kombu's broadcasts: `celery inspect` and events, with the
-#: number of the database. Each of these is a pattern that is subscribed to: Redis compares those
-#: letter by letter.
-CHANNELS = "&{{{0}}}:session:* &/0.celery.pidbox &/0.celeryev/* &/0.celeryev/worker.*"
-
-
-def acl(prefix: str) -> str:
-    """Least rights of a deployment's user, in the words of ``ACL SETUSER``."""
-    return " ".join(
-        [
-            KEYS.format(prefix),
-            CHANNELS.format(prefix),
-            "-@all",
-            CONNECTING,
-            *(f"+{c}" for c in commands()),
-        ]
-    )
-
-
-def commands() -> list[str]:
-    """Every command in :data:`COMMANDS`."""
-    return " ".join(COMMANDS.values()).split()
 
 
 @dataclass(frozen=True)
@@ -146,14 +93,6 @@ def by_socket(make_server: MakeServer, tmp_path: Path) -> Broker:
         f"redis+socket://:{QUOTED}@{path}?virtual_host=7",
         redis.Redis.from_url(server.url.replace("/0", "/7")),
     )
-
-
-@pytest.fixture
-def with_least_rights(make_server: MakeServer, prefix: str) -> Broker:
-    users = ["default on >all ~* &* +@all", f"hermes on >{PASSWORD} {acl(prefix)}"]
-    server = make_server(config={"user": users})
-    url = f"redis://hermes:{QUOTED}@127.0.0.1:{server.port}/0"
-    return Broker(url, redis.Redis.from_url(f"redis://:all@127.0.0.1:{server.port}/0"))
 
 
 class Sentinel:
@@ -269,7 +208,6 @@ HASTE = ("--without-mingle",)
 WAYS = [
     pytest.param(RedisServer, "over_tls", "rediss://:**@127.0.0.1:", id="rediss"),
     pytest.param(EmbeddedValkey, "by_socket", "redis+socket://:**@/", id="redis+socket"),
-    pytest.param(EmbeddedValkey, "with_least_rights", "redis://hermes:**@127.0.0.1:", id="acl"),
 ]
 
 
@@ -304,62 +242,6 @@ def test_turns_keep_their_order_over(
     counters = broker.client.hgetall(f"{{{prefix}}}:stats")
     assert counters[b"written"] == b"16"
     assert counters[b"postponed"] == b"2"
-
-
-# -- least rights ----------------------------------------------------------------------------------
-
-
-def test_the_least_rights_are_those_of_our_scripts_and_more() -> None:
-    used = {
-        command.lower()
-        for package in ("hermes_tasks.transport", "hermes_tasks.gate")
-        for script in files(package).iterdir()
-        if script.name.endswith(".lua")
-        for command in re.findall(r"redis\.p?call\('(\w+)'", script.read_text())
-    }
-    assert used <= set(commands())
-
-
-def test_the_least_rights_are_in_the_documentation() -> None:
-    text = Path(__file__).parents[2].joinpath("docs", "operations.md").read_text(encoding="utf-8")
-    statement = text.partition("ACL SETUSER hermes on >password\n")[2].partition("```")[0]
-    assert set(statement.split()) == set(acl("hermes").split())
-
-
-@pytest.mark.parametrize("server_type", [RedisServer], indirect=True)
-def test_a_user_with_least_rights_is_refused_nothing_it_needs_and_everything_else(
-    with_least_rights: Broker, worker: StartWorker, honcho: HonchoServer, prefix: str
-) -> None:
-    settings = with_least_rights.settings(prefix)
-    honcho.control(fail=422, times=1)
-    process = worker("-c", "1", "-E", env=with_least_rights.environment(prefix, honcho))
-    app = make_app(settings, set_as_current=False)
-    with TurnSync(settings=settings) as sync:
-        send(sync, ["s"], 1, 1)
-        sync.flush(workspace="w", session="s", timeout=20.0)
-    with app.connection_for_write() as connection:
-        store = connection.default_channel.sessions
-        assert [dead["session"] for dead in store.dead_letters()] == ["default:w:s"]
-        assert store.counters()["dead:poison"] == 1
-        assert store.purge("default:w:s") == 0
-        environment = with_least_rights.environment(prefix, honcho)
-        for command in OPERATING:
-            result = CliRunner(env=environment).invoke(main, command, catch_exceptions=False)
-            assert result.exit_code == 0, result.output
-        app.send_task("celery.accumulate", (1,), connection=connection)
-    wait_until(lambda: "accumulate" in process.log, 10, "the plain task to run")
-    (answer,) = app.control.ping(timeout=5.0, limit=1)
-    assert list(answer.values()) == [{"ok": "pong"}]
-    app.control.revoke("nobody")
-    app.control.purge()
-    assert process.stop() == 0
-    assert "Traceback" not in process.log
-    assert with_least_rights.client.acl_log() == []
-
-    with redis.Redis.from_url(with_least_rights.url) as client:
-        for forbidden in ("FLUSHALL", "KEYS *", "CONFIG GET *", "GET other", "LRANGE celery 0 1"):
-            with pytest.raises(redis.exceptions.NoPermissionError):
-                client.execute_command(*forbidden.split())
 
 
 # -- deployments beside one another, and Sentinel at work ------------------------------------------
