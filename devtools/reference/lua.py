@@ -11,6 +11,8 @@ from devtools.reference import markdown
 PACKAGES = (
     ("hermes_tasks.transport", "common.lua", "Sessions"),
     ("hermes_tasks.gate", "gate.lua", "The gate"),
+    ("hermes_tasks.gateway", "", "Gateways"),
+    ("hermes_tasks.ops", "", "What workers tell of a deployment"),
 )
 
 _HEAD = """\
