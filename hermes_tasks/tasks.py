@@ -93,7 +93,7 @@ def sync_turn(self: Any, turn: dict[str, Any]) -> dict[str, Any]:
     guard = guard_of(self, lease, turns)
     try:
         try:
-            headers = [message.headers for message in lease.messages]
+            headers = [message.headers for message in lease.messages[: len(turns)]]
             with tracing.writing(lease.session, headers, again=lease.again) as traced:
                 report = writer_of(self.app).write(turns, guard, ask=lease.again)
                 traced.set("hermes_tasks.written", report.written)

@@ -89,9 +89,11 @@ class Traced:
                 from opentelemetry.trace import StatusCode
 
                 kind = type(error).__name__
-                span.set_attribute("error.type", kind)
-                # Somebody else goes on, or the same later: nothing is wrong.
-                if not isinstance(error, SessionHeld | LeaseLost):
+                if isinstance(error, SessionHeld | LeaseLost):
+                    # Somebody else goes on, or the same later: nothing is wrong.
+                    span.set_attribute("hermes_tasks.outcome", kind)
+                else:
+                    span.set_attribute("error.type", kind)
                     span.set_status(StatusCode.ERROR, kind)
             span.end()
         except Exception as failure:  # noqa: BLE001 - see _failed

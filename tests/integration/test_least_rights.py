@@ -18,6 +18,9 @@ from hermes_tasks import TurnSync
 from hermes_tasks.app import make_app
 from hermes_tasks.cli import main
 from hermes_tasks.config import Settings
+from hermes_tasks.gate import Policy
+from hermes_tasks.ops import read_overview
+from hermes_tasks.ops.view import View
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
@@ -142,6 +145,10 @@ def test_each_user_is_refused_nothing_it_needs(
         for command in LOOKING:
             result = users.run("viewer", *command)
             assert result.exit_code == 0, (command, result.output, users.refused())
+        # The exporter is a viewer.
+        view = View(make_app(users.settings("viewer"), set_as_current=False), "redis://…")
+        assert view.ask(lambda store: read_overview(store, Policy())).written == 2
+        view.close()
         wait_until(lambda: "second" in flower.tasks(), 20, "Flower to see the turns")
 
         app = make_app(users.settings("worker"), set_as_current=False)
