@@ -1,0 +1,37 @@
+"""SAQ on Redis."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from saq import Queue
+
+from benchmarks import work
+from benchmarks.peers import loop
+
+queue = Queue.from_url(os.environ["BENCH_BROKER"])
+
+
+async def sync_turn(ctx: dict[str, Any], *, turn: dict[str, Any]) -> None:
+    """Writes a turn."""
+    await work.write_async(turn)
+
+
+settings = {
+    "queue": queue,
+    "functions": [sync_turn],
+    "concurrency": int(os.environ.get("BENCH_SLOTS", "32")),
+}
+
+
+@cache
+def _start() -> None:
+    loop.run(queue.connect())
+
+
+def enqueue(turn: dict[str, Any]) -> None:
+    """Into its list."""
+    _start()
+    loop.run(queue.enqueue("sync_turn", turn=turn, ttl=-1, timeout=60))
