@@ -13,10 +13,10 @@ PYTEST_ARGS ?= --numprocesses 3
 HONCHO_NEWEST := 2.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint docs format bench up flower install clean
+.PHONY: help demo test chaos lint docs format bench bench-full up flower install clean
 
 help:  ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: install  ## Send a conversation through the queue, kill a worker in the middle, count what arrived.
 	$(BIN)/hermes-tasks demo
@@ -48,8 +48,11 @@ format: install  ## Format the code and fix what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install  ## Measure against stock Celery, and against the host's bundled provider, on this machine.
+bench: $(VENV)/.benched  ## Measure side by side with what a user would pick instead: 10 minutes.
 	$(BIN)/python -m benchmarks
+
+bench-full: $(VENV)/.benched  ## The same with every size and contender, and write docs/benchmarks.md.
+	$(BIN)/python -m benchmarks --full --page docs
 
 install: $(VENV)/.installed
 
@@ -59,6 +62,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The contenders of the benchmarks.
+$(VENV)/.benched: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
 $(VENV)/honcho-$(HONCHO_NEWEST): $(VENV)/.installed

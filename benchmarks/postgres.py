@@ -61,14 +61,18 @@ class PostgresServer:
         """Stop every process of it: the kernel takes connections, and nobody answers."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
-        for backend in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+        for backend in (
+            Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        ):
             os.kill(int(backend), signal.SIGSTOP)
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            for backend in Path(
-                f"/proc/{self._process.pid}/task/{self._process.pid}/children"
-            ).read_text().split():
+            for backend in (
+                Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+                .read_text()
+                .split()
+            ):
                 os.kill(int(backend), signal.SIGKILL)
             self._process.kill()
             self._process.wait()

@@ -88,8 +88,7 @@ class Table:
         """For a terminal."""
         lines = [f"{self.title} ({self.unit}; median, least to greatest)"]
         best = self._best()
-        for series in self.series:
-            lines.append(f"  {series.name:28}{_row(series, best)}")
+        lines += [f"  {series.name:28}{_row(series, best)}" for series in self.series]
         lines += [f"  limit: {name:21}{value:12,.4g}" for name, value in self.limits.items()]
         lines += [f"  {bar}" for bar in self.bars]
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.sender MODULE``: sends turns as a gateway would, and says how long it took.
+"""``python -m benchmarks.sender MODULE``: sends turns as a gateway does, and times each call.
 
 A process of its own, so that no contender inherits another's threads. It says ``ready`` when it has
 sent the first turns, which connect and import, and waits for a line before it sends the others.

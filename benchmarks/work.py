@@ -1,8 +1,8 @@
 """What every contender's task does with a turn, so that they differ in the queue alone.
 
 ``BENCH_HONCHO``: base URL of the stand-in to write to; without it nothing is written anywhere.
-``BENCH_RECORD``: file that gets a line for every turn, once it is written. One ``write`` of a line to
-a file opened for appending is atomic, so any number of processes share it.
+``BENCH_RECORD``: file that gets a line for every turn, once it is written. A ``write`` of one line
+to a file opened for appending is atomic, so any number of processes share it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One run of one contender: an empty server, its workers, a sender, and what became of the turns."""
+"""One run of a contender: an empty server, its workers, a sender, and what became of the turns."""
 
 from __future__ import annotations
 
@@ -113,6 +113,7 @@ class World:
         self._more_env = env or {}
         self._stack = ExitStack()
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._started = 0
 
     def __enter__(self) -> Self:
         self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
@@ -133,7 +134,7 @@ class World:
         self._env |= self._more_env
         self._record.touch()
         if self.peer.store == "postgres":
-            self._command(self.peer.command[:5] + ("schema", "--apply"))
+            self._command((*self.peer.command[:5], "schema", "--apply"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,7 +157,8 @@ class World:
     def start(self, processes: int = 1) -> None:
         """Start workers, as many as the contender needs if that is more."""
         for _ in range(max(processes, self.peer.shards) if self.peer.store else 0):
-            number = len(self.workers)
+            number = self._started
+            self._started += 1
             words = {"slots": self.slots, "worker": number, "pool": self._pool}
             log = (self._directory / f"worker-{number}.log").open("ab")
             self.workers.append(
@@ -177,11 +179,11 @@ class World:
         if not self.wait(1):
             raise TimeoutError(f"no worker after {STUCK:g} s: {self.log()[-1000:]}")
 
-    def kill(self) -> None:
-        """SIGKILL to every worker and all that it started."""
-        for worker in self.workers:
+    def kill(self, *workers: subprocess.Popen[bytes]) -> None:
+        """SIGKILL to these workers, or to all, and to what they started."""
+        for worker in workers or tuple(self.workers):
             _kill(worker)
-        self.workers.clear()
+            self.workers.remove(worker)
 
     def log(self) -> str:
         """What its workers have said."""
@@ -206,9 +208,7 @@ class World:
         """What the tasks say they have written."""
         lines = [line.decode().split() for line in self._lines() if not line.startswith(b"warm")]
         return Written(
-            tuple(
-                (session, int(turn.rpartition("-")[2]), float(at)) for session, turn, at in lines
-            )
+            tuple((session, int(turn.rpartition("-")[2]), float(at)) for session, turn, at in lines)
         )
 
     def stored(self) -> Written:

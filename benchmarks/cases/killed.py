@@ -17,8 +17,8 @@ TOTAL = SESSIONS * TURNS
 LATENCY = {"median": 0.022, "sigma": 0.75}
 #: The longest a run may take after the kill, in seconds.
 LIMIT = 90.0
-#: Honcho told to answer within 5 s, and that nothing lands 5 s after that: the wait for a call whose
-#: worker died is as long as those two together.
+#: Calls of at most 5 s that land 5 s later at most: who takes over a call whose worker died waits
+#: as long as those two together.
 SHORT = {"HERMES_TASKS_TIMEOUT_CEILING": "5", "HERMES_TASKS_LANDING_SECONDS": "5"}
 
 
@@ -36,9 +36,11 @@ def run(plan: Plan) -> Iterator[Table]:
         "s",
         figures["seconds"],
         lower_is_better=True,
-        note=f"{runs} run{'s' * (runs > 1)}. What a dead worker had is given to another after 15 s, "
-        "with every contender that has such a setting. "
-        + "; ".join(f"{name}: {_said(figures[name])}" for name in ("undone", "twice", "out of order"))
+        note=f"{runs} run{'s' * (runs > 1)}. "
+        "What a dead worker had is given to another after 15 s, where there is such a setting. "
+        + "; ".join(
+            f"{name}: {_said(figures[name])}" for name in ("undone", "twice", "out of order")
+        )
         + ".",
     )
     for name in ("undone", "twice", "out of order"):

@@ -79,4 +79,8 @@ def measure(peer: Peer, sessions: int, turns: int) -> Mapping[str, float | None]
         written = world.written()
         rate = written.rate() if len(written.lines) > 1 else None
         # Who has not ended is shown by what it did until then.
-        return {"rate": rate, "out of order": float(written.out_of_order), "undone": float(not done)}
+        return {
+            "rate": rate,
+            "out of order": float(written.out_of_order),
+            "undone": float(not done),
+        }

@@ -32,7 +32,9 @@ def run(plan: Plan) -> Iterator[Table]:
         )
 
 
-def measure(peer: Peer, total: int, env: dict[str, str] | None = None) -> Mapping[str, float | None]:
+def measure(
+    peer: Peer, total: int, env: dict[str, str] | None = None
+) -> Mapping[str, float | None]:
     """One run: the sender and the server while turns are sent, then the worker and the server."""
     with World(peer, pool="prefork", slots=1, env=env) as world:
         sender = world.sender(sessions=100, turns=total // 100)

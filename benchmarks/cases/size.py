@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Iterator
 
 from benchmarks.cases import Plan
+from benchmarks.peers import OURS
 from benchmarks.processes import Cpu
 from benchmarks.results import Bar, Series, Table
 from benchmarks.sender import turns
 from benchmarks.world import World
-from benchmarks.peers import OURS
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.sessions import Outcome
@@ -119,17 +119,15 @@ def memory(plan: Plan) -> Table:
             before = _used(server.client())
             remember(store, 1, QUEUED)
             idle_session.values.append((_used(server.client()) - before) / (QUEUED - 1))
-    text = sum(
-        len(message["content"]) for message in next(turns(1, 1, 1_000))["messages"]
-    )
+    text = sum(len(message["content"]) for message in next(turns(1, 1, 1_000))["messages"])
     table = Table(
         "size-memory",
         "Memory of Redis",
         "bytes",
         [turn, active, idle_session],
         lower_is_better=True,
-        note=f"used_memory over {QUEUED:,} of them. The text of such a turn has {text} bytes. An idle "
-        "session is forgotten after a day.",
+        note=f"used_memory over {QUEUED:,} of them. The text of such a turn has {text} bytes. "
+        "An idle session is forgotten after a day.",
     )
     table.bars.append(Bar("queued turn of 1 KB", turn.median, at_most=1_600))
     table.bars.append(Bar("idle session", idle_session.median, at_most=400))

@@ -4,7 +4,7 @@ A module of this package is one of them. It is imported only by the processes of
 the server in ``BENCH_BROKER``, and has:
 
 ``enqueue(turn)``
-    sends a turn, a dict, as a caller without an event loop would, and returns when its library does;
+    sends a turn, a dict, as a caller without an event loop does, and returns when its library does;
 whatever the worker's command line names
     an application whose task gives the turn to :mod:`benchmarks.work`.
 
@@ -111,9 +111,7 @@ TASKIQ = Peer(
         *("--max-async-tasks", "{slots}", "--log-level", "ERROR", "--no-configure-logging"),
     ),
 )
-SAQ = Peer(
-    "SAQ", "saq_job", (sys.executable, "-m", "saq", _MODULE + "saq_job.settings", "--quiet")
-)
+SAQ = Peer("SAQ", "saq_job", (sys.executable, "-m", "saq", _MODULE + "saq_job.settings", "--quiet"))
 STREAQ = Peer(
     "streaq",
     "streaq_task",

@@ -9,39 +9,41 @@ from __future__ import annotations
 import statistics
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from benchmarks.harness import empty_server
+from benchmarks.cases import Plan
+from benchmarks.results import Bar, Series, Table
 from hermes_tasks.gate import Ended, Gate, Go, Policy
+from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import SessionStore
 
 CALLS = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Milliseconds of one way to begin and end a call, sorted."""
+def run(plan: Plan) -> Iterator[Table]:
+    """Milliseconds of both ways to begin and end a call, p50 of a run."""
+    series = [Series("begin alone"), Series("admit and report")]
+    for _ in range(plan.runs):
+        for one, value in zip(series, measure(), strict=True):
+            one.values.append(value)
+    plain, gated = (one.median for one in series)
+    assert plain is not None
+    assert gated is not None
+    yield Table(
+        "gate",
+        f"The gate at one call of {CALLS:,}, on loopback: p50",
+        "ms",
+        series,
+        lower_is_better=True,
+        bars=[Bar("added by the gate", gated - plain, at_most=0.3)],
+    )
 
-    name: str
-    values: list[float]
 
-    @property
-    def p50(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def p99(self) -> float:
-        return self.values[int(0.99 * len(self.values))]
-
-    def __str__(self) -> str:
-        return f"{self.p50:10.3f}  {self.p99:10.3f}"
-
-
-def run(calls: int = CALLS) -> tuple[Cost, Cost]:
+def measure() -> tuple[float, float]:
     """Both ways in turn, so that noise meets them alike: without the gate, and with it."""
     plain: list[float] = []
     gated: list[float] = []
-    with empty_server() as server:
+    with EmbeddedValkey() as server:
         store = SessionStore(server.client())
         session, token = "default:bench:s", uuid.uuid4().hex
         number = store.push(session, "{}", id="turn").number
@@ -50,7 +52,7 @@ def run(calls: int = CALLS) -> tuple[Cost, Cost]:
         assert claimed is not None, "the session was not ready"
         numbers = (claimed.items[0].number, claimed.items[-1].number)
         gate = Gate(store, Policy(), "default:bench")
-        for _ in range(calls + gate.policy.window):
+        for _ in range(CALLS + gate.policy.window):
             began = time.perf_counter()
             store.begin(session, token, *numbers)
             between = time.perf_counter()
@@ -61,7 +63,4 @@ def run(calls: int = CALLS) -> tuple[Cost, Cost]:
             gated.append((time.perf_counter() - between) * 1000)
         store.client.close()
     warm = gate.policy.window
-    return (
-        Cost("begin alone", sorted(plain[warm:])),
-        Cost("admit and report", sorted(gated[warm:])),
-    )
+    return statistics.median(plain[warm:]), statistics.median(gated[warm:])
