@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from hermes_tasks.cli import group
+from hermes_tasks.cli.output import console, shown, table
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hermes_tasks.replay import Summary
     from hermes_tasks.testing.audit import Audit
     from hermes_tasks.testing.workers import WorkerProcess
@@ -64,7 +65,7 @@ def demo() -> None:
     from hermes_tasks.testing.audit import audit
     from hermes_tasks.testing.servers import EmbeddedValkey
 
-    console = Console(highlight=False)
+    out = console()
     given = Settings()
     with ExitStack() as stack:
         honcho_url, times = given.honcho_url, {}
@@ -80,9 +81,9 @@ def demo() -> None:
                 ),
                 "landing_seconds": _LANDING_SECONDS,
             }
-            console.print(f"Honcho stand-in   {honcho_url}")
+            out.print(f"Honcho stand-in   {honcho_url}")
         broker = stack.enter_context(EmbeddedValkey())
-        console.print(f"embedded broker   {broker.url}")
+        out.print(f"embedded broker   {broker.url}")
         settings = Settings(
             broker_url=broker.url,
             honcho_url=honcho_url,
@@ -92,7 +93,7 @@ def demo() -> None:
             **times,
         )
         victim, survivor = _workers(settings, stack)
-        console.print(f"two workers       processes {victim.pid} and {survivor.pid}")
+        out.print(f"two workers       processes {victim.pid} and {survivor.pid}")
 
         conversation = stack.enter_context(
             resources.as_file(resources.files("hermes_tasks.cli") / "demo.jsonl")
@@ -103,7 +104,7 @@ def demo() -> None:
         def kill_in_the_middle(summary: Summary) -> None:
             if victim.is_running and summary.settled >= len(turns) * _KILL_AFTER:
                 victim.kill()
-                console.print(
+                out.print(
                     f"SIGKILL           process {victim.pid}, "
                     f"{summary.settled} of {len(turns)} turns written"
                 )
@@ -117,7 +118,7 @@ def demo() -> None:
         summary = replay.run(open_source(conversation, target))
         result = audit(_by_session(turns), _stored(settings, turns))
         survivor.stop()
-    _print(console, result, summary)
+    _print(out, result, summary)
     if not result.is_clean:
         raise click.exceptions.Exit(group.INCOMPLETE)
 
@@ -174,18 +175,17 @@ def _stored(settings: Settings, turns: Iterable[Turn]) -> dict[str, list[str]]:
     }
 
 
-def _print(console: Console, result: Audit, summary: Summary) -> None:
-    table = Table(title="\nAfter a worker was killed", title_justify="left")
-    for heading in ("sessions", "turns sent", "written", "lost", "twice", "out of order"):
-        table.add_column(heading, justify="right")
+def _print(out: Console, result: Audit, summary: Summary) -> None:
+    headings = ("sessions", "turns sent", "written", "lost", "twice", "out of order")
+    made = table("After a worker was killed", *headings, right=headings)
     counts = (result.lost, result.twice, result.out_of_order)
-    table.add_row(
+    made.add_row(
         str(summary.sessions),
         str(result.sent),
         str(result.written),
-        *(f"[{'red' if count else 'green'}]{count}[/]" for count in counts),
+        *(shown(count, "red" if count else "green") for count in counts),
     )
-    console.print(table)
+    out.print("", made)
     for reason, count in sorted(summary.given_up.items()):
-        console.print(f"given up: {count} ({reason})")
-    console.print(f"in {summary.seconds:.1f} s")
+        out.print(f"given up: {count} ({reason})")
+    out.print(f"in {summary.seconds:.1f} s")

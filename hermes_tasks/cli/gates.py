@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from hermes_tasks.cli import group
-from hermes_tasks.cli.broker import view_of
-from hermes_tasks.cli.output import console, json_option, named_values, print_json, printable
+from hermes_tasks.cli.broker import sessions_of, view_of
+from hermes_tasks.cli.options import SPAN, confirm, yes_option
+from hermes_tasks.cli.output import console, json_option, named_values, print_json, printable, quiet
 from hermes_tasks.config import Settings
 from hermes_tasks.errors import UnknownGate
 
 if TYPE_CHECKING:
-    from hermes_tasks.gate import GateStatus
+    from hermes_tasks.gate import Gate, GateStatus
 
 gate_argument = click.argument("gate", metavar="[BACKEND:WORKSPACE]", default="")
 
@@ -33,6 +35,7 @@ def gate() -> None:
       2  wrong usage, or there is no such gate
       3  Redis does not answer, or refuses us
     """
+    quiet()
 
 
 @gate.command()
@@ -60,9 +63,97 @@ def show(gate: str, as_json: bool) -> None:
         click.get_current_context().exit(group.INCOMPLETE)
 
 
+@gate.command("open")
+@gate_argument
+@click.option(
+    "--for",
+    "span",
+    type=SPAN,
+    metavar="SPAN",
+    help="Close it again after that, such as 30m or 2h.  [default: only by `gate close`]",
+)
+@click.option("--reason", default="", help="What status and a waiting session say of it.")
+@json_option
+def open_gate(gate: str, span: float | None, reason: str, as_json: bool) -> None:
+    """Open the breaker by hand: no call to Honcho is made, for a planned maintenance.
+
+    Turns are accepted and wait; none is lost, and none counts as failed. Calls that are on their
+    way end as they do. When the time is over one call looks whether Honcho is back. Once more
+    replaces time and reason.
+    """
+    with _one(gate) as found:
+        found.open(span, reason)
+        _say(found, as_json, f"{found.name}: open; no call is made {_until(span)}")
+
+
+@gate.command("close")
+@gate_argument
+@json_option
+def close_gate(gate: str, as_json: bool) -> None:
+    """Close the breaker, whether a hand or failures have opened it: calls are made again.
+
+    Few at once at first. If Honcho still fails, the breaker opens again by itself. A pause that
+    Honcho asked for goes on.
+    """
+    with _one(gate) as found:
+        was_open = found.close()
+        said = "closed; calls are made" if was_open else "it was closed already"
+        _say(found, as_json, f"{found.name}: {said}")
+
+
+@gate.command()
+@gate_argument
+@yes_option
+@json_option
+def reset(gate: str, yes: bool, as_json: bool) -> None:
+    """Forget what a gate has learnt: breaker, pause, limit, and how long calls take.
+
+    For a Honcho that has become another one; after an outage `close` is kinder. Sessions that it
+    holds go on, and counters stay.
+    """
+    with _one(gate) as found:
+        confirm(f"Forget what the gate of {printable(found.name)} has learnt?", yes)
+        found.reset()
+        _say(found, as_json, f"{found.name}: as new")
+
+
+@contextmanager
+def _one(name: str) -> Iterator[Gate]:
+    """The gate of this name; without one, the only one, or that of the settings.
+
+    Raises:
+        UnknownGate: there is none of this name, or there are several and none is named.
+    """
+    from hermes_tasks import gate as gates
+
+    settings = Settings.load()
+    own = f"{settings.backend}:{settings.honcho_workspace_id}"
+    with sessions_of(settings) as store:
+        policy = gates.Policy.from_settings(settings)
+        known = [one.name for one in gates.known_gates(store, policy)]
+        # Before its first call there is no gate yet, and a maintenance may begin all the same.
+        if name not in ("", own, *known) or (not name and len(known) > 1 and own not in known):
+            raise UnknownGate(_unknown(name, known))
+        only = known[0] if len(known) == 1 else own
+        yield gates.Gate(store, policy, name or only)
+
+
 def _unknown(name: str, known: Sequence[str]) -> str:
-    names = ", ".join(known) or "none yet: no worker has called Honcho"
-    return f"there is no gate {name!r}; there are: {names}"
+    names = ", ".join(map(printable, known)) or "none yet, as no worker has called Honcho"
+    return f"there is no gate {printable(name)}, but: {names}" if name else f"name one of: {names}"
+
+
+def _until(span: float | None) -> str:
+    from hermes_tasks.ops.words import duration
+
+    return "until `hermes-tasks gate close`" if span is None else f"for {duration(span)}"
+
+
+def _say(gate: Gate, as_json: bool, text: str) -> None:
+    if as_json:
+        print_json(gate.status())
+    else:
+        click.echo(printable(text))
 
 
 def gate_lines(status: GateStatus) -> Iterator[tuple[str, str]]:
@@ -71,6 +162,10 @@ def gate_lines(status: GateStatus) -> Iterator[tuple[str, str]]:
 
     since = f", since {clock(status.since, status.now)}" if status.since else ""
     yield "breaker", f"{_STATES[status.state]}{since}"
+    if status.maintenance is not None:
+        until, why = status.maintenance.until, status.maintenance.why
+        end = "`gate close`" if until is None else clock(until, status.now)
+        yield "stopped by hand", f"until {end}{f': {why}' if why else ''}"
     if status.denied:
         yield "denied", status.denied
     if status.failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -107,3 +108,8 @@ def printable(text: str) -> str:
         one if one.isprintable() else one.encode("unicode_escape", "replace").decode()
         for one in text
     )
+
+
+def quiet() -> None:
+    """Keep what is logged off the terminal: a command says itself what it has done."""
+    logging.getLogger("hermes_tasks").addHandler(logging.NullHandler())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hermes_tasks.cli import group
 from hermes_tasks.cli.options import SPAN
+from hermes_tasks.cli.output import json_option, print_json
 from hermes_tasks.config import Settings
+
+if TYPE_CHECKING:
+    from hermes_tasks.replay import Summary
 
 
 @click.command()
@@ -32,8 +38,14 @@ from hermes_tasks.config import Settings
     metavar="SECONDS",
     help="Give up waiting after this long; what was sent stays queued.  [default: never]",
 )
+@json_option
 def replay(
-    source: Path, workspace: str | None, user: str, assistant: str, timeout: float | None
+    source: Path,
+    workspace: str | None,
+    user: str,
+    assistant: str,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
     """Send the conversations in SOURCE through the queue and wait until they are written.
 
@@ -62,6 +74,7 @@ def replay(
     from hermes_tasks.replay.sources import Target
 
     settings = Settings.load(honcho_workspace_id=workspace)
+    show = _print_json if as_json else print_summary
     target = Target(settings.honcho_workspace_id, settings.backend, user, assistant)
     conversations = open_source(source, target)
     with ReplayProgress() as progress:
@@ -75,10 +88,14 @@ def replay(
             summary = running.run(conversations)
         except (SourceError, KeyboardInterrupt) as stopped:
             progress.stop()
-            print_summary(running.summary)
+            show(running.summary)
             if isinstance(stopped, KeyboardInterrupt):
                 click.echo("what was sent stays queued; run again to send the rest", err=True)
             raise
-    print_summary(summary)
+    show(summary)
     if summary.given_up:
         raise click.exceptions.Exit(group.INCOMPLETE)
+
+
+def _print_json(summary: Summary) -> None:
+    print_json(dataclasses.asdict(summary) | {"written": summary.written})

@@ -19,9 +19,11 @@ from hermes_tasks.cli.output import (
     named_values,
     print_json,
     printable,
+    quiet,
     shown,
     table,
 )
+from hermes_tasks.cli.steering import drop, pause, resume, wait, wake
 from hermes_tasks.errors import UnknownSession
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def sessions() -> None:
       2  wrong usage, or there is no such session
       3  Redis does not answer, or refuses us
     """
+    quiet()
 
 
 @sessions.command("list")
@@ -99,6 +102,10 @@ def show(session: str, turns: int, as_json: bool) -> None:
     out.print(named_values(f"Session {printable(found.session)}", _lines(found, why)))
     if found.turns:
         out.print(_turns(found))
+
+
+for steer in (wait, wake, pause, resume, drop):
+    sessions.add_command(steer)
 
 
 def _table(page: Page) -> Table:

@@ -272,6 +272,8 @@ def _gates(gates: Sequence[GateStatus]) -> Table:
 
 
 def _state(gate: GateStatus) -> str:
+    if gate.maintenance is not None:
+        return "by hand"
     if gate.state == "closed":
         return "pause" if gate.pause_until is not None else "closed"
     return "half-open" if gate.state == "probing" else "open"

@@ -104,7 +104,13 @@ def _of_gate(gate: GateStatus) -> Iterator[Problem]:
     waits = f"; {count(gate.held, 'session')} wait{'s' * (gate.held == 1)}" if gate.held else ""
     since = f" since {clock(gate.since, gate.now)}" if gate.since else ""
     look = f"{_LOOK_AT_GATES} {gate.name}"
-    if gate.state != "closed":
+    if gate.maintenance is not None:
+        until, why = gate.maintenance.until, gate.maintenance.why
+        end = f" until {clock(until, gate.now)}" if until is not None else ""
+        said = f" ({why})" if why else ""
+        what = f"{gate.name}: calls are stopped by hand{since}{end}{said}{waits}. Nothing is lost."
+        yield Problem(Severity.WRONG, what, f"when it is over: hermes-tasks gate close {gate.name}")
+    elif gate.state != "closed":
         why = f"Honcho refuses every call ({gate.denied})" if gate.denied else "Honcho fails"
         probe = "a call looks just now whether it is back"
         if gate.probe_at is not None:

@@ -121,11 +121,40 @@ def test_a_key_that_is_denied_is_shown_with_what_to_do(
     assert "Honcho refuses every call (HTTP 401: set HONCHO_API_KEY of the workers)" in said
 
 
+def test_a_gate_is_opened_for_a_maintenance_closed_and_reset_by_hand(
+    run: Commands, call: Callable[..., Gate]
+) -> None:
+    call("home", Ended.OK)
+    # Where there is one gate only, it need not be named.
+    result = run("gate", "open", "--for", "30m", "--reason", "moving house")
+    assert result.exit_code == 0
+    assert result.stdout == "default:home: open; no call is made for 30 min\n"
+    said = " ".join(run("status").stdout.split())
+    assert "calls are stopped by hand since" in said
+    assert "(moving house)" in said
+    assert run("gate", "show").exit_code == 1
+    assert "moving house" in run("gate", "show").stdout
+
+    assert run.json("gate", "close")["state"] == "closed"
+    assert run("gate", "close").stdout == "default:home: it was closed already\n"
+    assert run("gate", "reset").stderr.startswith("error: nobody is there to be asked")
+    assert run("gate", "reset", "--yes").stdout == "default:home: as new\n"
+    assert run.json("gate", "show")[0]["classes"][0]["samples"] == 0
+
+
+def test_of_several_gates_one_must_be_named(run: Commands, call: Callable[..., Gate]) -> None:
+    for workspace in ("home", "away"):
+        call(workspace, Ended.OK)
+    result = run("gate", "open")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "name one of: default:away, default:home" in result.stderr
+
+
 def test_a_gate_that_is_not_there_is_one_line(run: Commands, call: Callable[..., Gate]) -> None:
     call("home", Ended.OK)
     result = run("gate", "show", "default:nowhere")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "there is no gate 'default:nowhere'; there are: default:home" in result.stderr
+    assert "there is no gate default:nowhere, but: default:home" in result.stderr
 
 
 def test_what_became_of_turns_is_shown(run: Commands, server: Server) -> None:
