@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hermes_tasks.errors import InvalidTurn, MissingExtra, MissingKey
 from hermes_tasks.identity import is_honcho_id, is_turn_id
-from hermes_tasks.turns import Memory, from_json
+from hermes_tasks.turns import Conclusion, Memory, Turn, from_json
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -44,7 +44,7 @@ class Sealed:
     """A turn or a conclusion that only who has its key can read.
 
     Attributes:
-        turn_id, backend, workspace, session, ask: as of what is sealed.
+        kind, turn_id, backend, workspace, session, ask: as of what is sealed.
         size: number of Honcho messages in it.
         characters: length of all contents together.
         key: fingerprint of the key that opens it.
@@ -60,6 +60,7 @@ class Sealed:
     key: str
     token: str = field(repr=False)
     ask: bool = False
+    kind: str = Turn.kind
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sealed:
@@ -79,6 +80,7 @@ class Sealed:
                 key=data["key"],
                 token=data["sealed"],
                 ask=bool(data.get("ask")),
+                kind=data.get("kind", Turn.kind),
             )
         except KeyError as error:
             raise InvalidTurn(f"not a sealed turn: it has no {error.args[0]}") from None
@@ -89,6 +91,7 @@ class Sealed:
             and isinstance(sealed.characters, int)
             and is_honcho_id(sealed.key)
             and isinstance(sealed.token, str)
+            and sealed.kind in (Turn.kind, Conclusion.kind)
         ):
             raise InvalidTurn("not a sealed turn: a field of it is not valid")
         return sealed
@@ -108,11 +111,15 @@ class Sealed:
         }
         if self.ask:
             data["ask"] = True
+        if self.kind != Turn.kind:
+            data["kind"] = self.kind
         return data
 
     def describe(self) -> str:
-        """What logs, events and Flower may show of it: no text, only names and numbers."""
-        return f"session={self.session}, messages={self.size}, characters={self.characters}"
+        """The same as of what is sealed: no text, only names and numbers."""
+        key = f"{self.backend}:{self.workspace}:{self.session}"
+        of = "conclusion" if self.kind == Conclusion.kind else f"messages={self.size}"
+        return f"session={key}, {of}, characters={self.characters}"
 
 
 class Keyring:
@@ -157,6 +164,7 @@ class Keyring:
             key=key,
             token=fernet.encrypt(text.encode("utf-8", "surrogatepass")).decode(),
             ask=turn.ask,
+            kind=turn.kind,
         )
 
     def read(self, data: Any) -> Memory:

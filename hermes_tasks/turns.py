@@ -207,7 +207,7 @@ class Turn:
 
     def describe(self) -> str:
         """What logs, events and Flower may show of a turn: no text, only names and numbers."""
-        return f"session={self.session}, messages={self.size}, characters={self.characters}"
+        return f"session={self.session_key}, messages={self.size}, characters={self.characters}"
 
     def _check(self) -> None:
         """Check what becomes part of a URL, a Redis key or a filter, whoever wrote the JSON."""
@@ -359,7 +359,7 @@ class Conclusion:
 
     def describe(self) -> str:
         """What logs, events and Flower may show of it: no text, only names and numbers."""
-        return f"session={self.session}, conclusion, characters={self.characters}"
+        return f"session={self.session_key}, conclusion, characters={self.characters}"
 
 
 Memory: TypeAlias = Turn | Conclusion

@@ -42,7 +42,8 @@ def test_what_is_sealed_is_read_by_who_has_the_key_and_says_nothing_to_others(
     assert "igor" not in stored
     assert Keyring([OTHER, NEW]).read(json.loads(stored)) == turn
     envelope = Sealed.from_json(sealed)
-    for name in ("turn_id", "backend", "workspace", "session", "ask", "size", "characters"):
+    assert envelope.describe() == turn.describe()
+    for name in ("kind", "turn_id", "backend", "workspace", "session", "ask", "size", "characters"):
         assert getattr(envelope, name) == getattr(turn, name)
     assert MARKER not in repr(envelope) + envelope.describe()
 

@@ -250,7 +250,7 @@ def test_a_newer_format_says_to_update_the_worker() -> None:
 def test_nothing_shown_of_a_turn_quotes_it() -> None:
     turn = Turn.create("w", "s", [message(SECRET, metadata={"k": SECRET})])
     assert SECRET not in repr(turn) + str(turn) + repr(turn.messages) + turn.describe()
-    assert turn.describe() == f"session=s, messages=1, characters={len(SECRET)}"
+    assert turn.describe() == f"session=default:w:s, messages=1, characters={len(SECRET)}"
 
 
 # -- conclusions --------------------------------------------------------------------------------
@@ -348,4 +348,4 @@ def test_json_that_is_no_conclusion_is_refused_without_its_content(data: Any) ->
 def test_nothing_shown_of_a_conclusion_quotes_it() -> None:
     made = conclusion()
     assert SECRET not in repr(made) + str(made)
-    assert made.describe() == f"session=s, conclusion, characters={len(SECRET)}"
+    assert made.describe() == f"session=default:w:s, conclusion, characters={len(SECRET)}"
