@@ -42,6 +42,8 @@ def install(app: Celery) -> None:
     app.steps["consumer"].add(ReportToOperators)
     # It says a line for every call at INFO, the level most workers run at.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # It says every task with its arguments at DEBUG.
+    logging.getLogger("celery.pool").setLevel(logging.INFO)
 
 
 def complain(error: HermesTasksError) -> int:

@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from hermes_tasks import TurnSync
+from hermes_tasks.cli import main
 from hermes_tasks.config import Settings
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server, Tls
@@ -234,6 +236,9 @@ def test_turns_keep_their_order_over(
         send(sync, sessions, 6, 8)
         second = worker("-c", "2", *HASTE, env=environment)
         assert_written(sync, honcho, sessions, 8)
+        for command in (("status",), ("sessions", "list"), ("dead", "list"), ("health",)):
+            result = CliRunner(env=environment).invoke(main, command)
+            assert result.exit_code == 0, result.output
 
     for process in (first, second):
         assert transport_shown(process).startswith(shown)

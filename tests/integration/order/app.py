@@ -51,6 +51,7 @@ def make_app(broker: str, journal: str, prefix: str, **conf: Any) -> Celery:
             "session_prefix": prefix,
             "session_lease": LEASE,
             "session_batch_messages": 5,
+            "session_message_limit": 1_000_000,
             "session_retry_first": 0.05,
             "session_retry_longest": 0.5,
         },
