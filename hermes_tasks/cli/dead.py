@@ -45,14 +45,19 @@ def dead() -> None:
 @only_session
 @only_reason
 @click.option("--limit", default=50, type=click.IntRange(1), show_default=True)
+@click.option("--cursor", metavar="ID", default="", help="Only those older than this one.")
 @json_option
-def list_letters(session: str, reason: str, limit: int, as_json: bool) -> None:
+def list_letters(session: str, reason: str, limit: int, cursor: str, as_json: bool) -> None:
     """List dead letters, the newest first."""
     from hermes_tasks.transport.dead import DeadLetters
 
     with view_of(Settings.load()) as store:
         letters = DeadLetters(store)
-        found = list(letters.newest(session=session, reason=reason, limit=limit + 1))
+        try:
+            some = letters.newest(session=session, reason=reason, limit=limit + 1, before=cursor)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="'--cursor'") from None
+        found = list(some)
     listed = found[:limit]
     if as_json:
         print_json([_as_json(letter) for letter in listed])
@@ -61,7 +66,7 @@ def list_letters(session: str, reason: str, limit: int, as_json: bool) -> None:
     else:
         console().print(_table(listed))
         if len(found) > limit:
-            click.echo(f"These are the newest {limit}; --limit shows more.")
+            click.echo(f"More: --cursor {listed[-1].entry}")
 
 
 @dead.command()

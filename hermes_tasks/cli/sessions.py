@@ -139,11 +139,13 @@ def _reason(store: SessionStore, found: SessionDetail) -> str:
     """What its oldest turn waits for, as a ``flush`` that runs out of time says it."""
     from hermes_tasks.gate import Gate
     from hermes_tasks.gateway.obstacle import in_redis
+    from hermes_tasks.transport.reading import progress_of
 
     if not found.turns:
         return "nothing: all of its turns are settled"
     gate = Gate(store, policy_here(), found.session.rpartition(":")[0])
-    return in_redis(store.progress(found.session), found.accepted, gate.status).reason
+    (progress,) = progress_of(store, [found.session])
+    return in_redis(progress, found.accepted, gate.status).reason
 
 
 def _lines(found: SessionDetail, why: str) -> Iterator[tuple[str, str]]:

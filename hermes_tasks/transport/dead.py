@@ -106,10 +106,22 @@ class DeadLetters:
     store: SessionStore
 
     def newest(
-        self, *, session: str = "", reason: str = "", id: str = "", limit: int | None = None
+        self,
+        *,
+        session: str = "",
+        reason: str = "",
+        id: str = "",
+        limit: int | None = None,
+        before: str = "",
     ) -> Iterator[DeadLetter]:
-        """Those that match, newest first."""
-        return islice(self._matching("+", session, reason, id), limit)
+        """Those that match, newest first; of those older than the entry ``before``, if given.
+
+        Raises:
+            ValueError: ``before`` is none.
+        """
+        if before and not _ENTRY.fullmatch(before):
+            raise ValueError(f"{before} is no entry")
+        return islice(self._matching(f"({before}" if before else "+", session, reason, id), limit)
 
     def named(self, name: str) -> list[DeadLetter]:
         """The letter of that entry, or else all letters of the message with that id."""

@@ -109,7 +109,9 @@ def test_letters_are_listed_by_session_and_reason_and_up_to_a_limit(
     table = run("dead", "list", "--limit", "2").stdout
     assert "given_up: Overloaded: 503" in table
     assert S in table
-    assert "These are the newest 2" in table
+    assert "More: --cursor " in table
+    cursor = table.rpartition(" ")[2].strip()
+    assert turns("--cursor", cursor) == ["1"]
     (letter,) = run.json("dead", "show", "2")
     assert letter["trace"][0].endswith(" Overloaded: 503")
 
@@ -172,6 +174,7 @@ def test_an_unknown_letter_is_one_line_and_nothing_is_done(
         ("purge", "--older-than", "1d", "--session", "s"),
         ("show",),
         ("list", "--limit", "0"),
+        ("list", "--cursor", "nonsense"),
     ],
     ids=" ".join,
 )

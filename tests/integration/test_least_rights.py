@@ -24,6 +24,7 @@ from hermes_tasks.ops.view import View
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport import Names, SessionStore
 from tests.conftest import StartWorker
 from tests.integration.test_flower import Flower
 
@@ -36,6 +37,14 @@ OPERATING = [
     ("dead", "purge", "--all", "--yes"),
     ("dead", "purge", "--older-than", "1d", "--yes"),
     ("check", "--repair"),
+    ("sessions", "pause", "default:w:other"),
+    ("sessions", "resume", "default:w:other"),
+    ("sessions", "wake", "default:w:other"),
+    ("sessions", "wait", "default:w:other", "--timeout", "10"),
+    ("sessions", "drop", "default:w:other", "--yes"),
+    ("gate", "open", "default:w", "--for", "1h"),
+    ("gate", "close", "default:w"),
+    ("gate", "reset", "default:w", "--yes"),
 ]
 #: What anybody may look at.
 LOOKING = [
@@ -43,6 +52,7 @@ LOOKING = [
     ("health",),
     ("sessions", "list"),
     ("sessions", "show", "default:w:s"),
+    ("sessions", "show", "default:w:waits"),
     ("gate", "show"),
     ("dead", "list"),
     ("dead", "show", "poison"),
@@ -142,6 +152,10 @@ def test_each_user_is_refused_nothing_it_needs(
                 sync.flush(session="s", timeout=20.0)
         assert [entry["content"] for entry in honcho.log("s")] == ["first", "second"]
 
+        # One that nobody writes, so that there is something to look at.
+        assert users.run("worker", "sessions", "pause", "default:w:waits").exit_code == 0
+        store = SessionStore(users.admin, Names(users.settings("worker").prefix))
+        store.push("default:w:waits", "{}", id="waits")
         for command in LOOKING:
             result = users.run("viewer", *command)
             assert result.exit_code == 0, (command, result.output, users.refused())
@@ -159,8 +173,7 @@ def test_each_user_is_refused_nothing_it_needs(
             assert list(answer.values()) == [{"ok": "pong"}]
             app.control.revoke("nobody")
             app.control.purge()
-            store = connection.default_channel.sessions
-            assert store.purge("default:w:s") == 0
+            assert connection.default_channel.sessions.purge("default:w:s") == 0
         for command in OPERATING:
             result = users.run("worker", *command)
             assert result.exit_code == 0, (command, result.output, users.refused())
