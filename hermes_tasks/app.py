@@ -192,7 +192,8 @@ def route_turns(prefix: str) -> Callable[..., dict[str, Any] | None]:
             return None
         turn = args[0] if args else kwargs["turn"]
         key = session_key(turn["backend"], turn["workspace"], turn["session"])
-        return {"queue": session_queue(key, prefix)}
+        # Such a queue is never declared. Told so, Kombu need not bind it to find that out.
+        return {"queue": session_queue(key, prefix), "declare": []}
 
     return route
 

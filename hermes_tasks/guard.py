@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 #: Seconds within which Redis must answer the gate, or the call goes ahead without it.
 GATE_TIMEOUT = 0.25
 
+#: Gates that a process keeps ready, of as many workspaces.
+GATES_KNOWN = 1_000
+
 
 class GatedLease:
     """The right to call Honcho for one batch. A :class:`~hermes_tasks.honcho.writer.WriteGuard`.
@@ -245,6 +248,7 @@ _bypassed: dict[str, int] = {}
 _denied_since: dict[str, float] = {}
 
 _stores: dict[tuple[int, int], SessionStore] = {}
+_gates: dict[tuple[int, int, str], Gate] = {}
 
 
 def gate_of(app: Any, backend: str, workspace: str) -> Gate:
@@ -255,4 +259,10 @@ def gate_of(app: Any, backend: str, workspace: str) -> Gate:
         store = _stores.setdefault(
             key, private_store(app.connection_for_write(), timeout=GATE_TIMEOUT)
         )
-    return Gate(store, Policy.from_settings(app.settings), f"{backend}:{workspace}")
+    name = f"{backend}:{workspace}"
+    gate = _gates.get((*key, name))
+    if gate is None:
+        if len(_gates) >= GATES_KNOWN:
+            _gates.clear()
+        gate = _gates[(*key, name)] = Gate(store, Policy.from_settings(app.settings), name)
+    return gate

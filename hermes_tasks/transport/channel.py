@@ -28,6 +28,7 @@ from redis.exceptions import RedisError, ResponseError
 from hermes_tasks.transport import celery_state, events
 from hermes_tasks.transport.keeper import Keeper, holding_of, keeper_for
 from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.packing import pack_quickly
 from hermes_tasks.transport.pushing import Push, collect, tell_drops
 from hermes_tasks.transport.scripts import session_script
 from hermes_tasks.transport.sessions import (
@@ -193,6 +194,7 @@ class SessionChannel(kombu_redis.Channel):
 
             def __init__(self, **kwargs: Any) -> None:
                 super().__init__(**kwargs)
+                pack_quickly(self)
                 if meet is not None:
                     self.register_connect_callback(self._met)
                 if made is not None:

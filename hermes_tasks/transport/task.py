@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from celery import Task
@@ -23,6 +24,7 @@ def session_queue(session: str, prefix: str = DEFAULT_PREFIX) -> Queue:
     return _undeclared(Names(prefix).queue(session))
 
 
+@lru_cache(maxsize=1024)  # it takes as long to make as all the rest of a message
 def _undeclared(name: str) -> Queue:
     return Queue(name, Exchange(""), routing_key=name, no_declare=True, durable=False)
 
