@@ -6,8 +6,10 @@ with 14 keys costs its caller. None of ours ever is one, and hiredis says so if 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+pack_command: Callable[[tuple[Any, ...]], bytes] | None
 try:
     from hiredis import pack_command
 except ImportError:  # redis-py then packs in Python
@@ -18,10 +20,12 @@ class Packer:
     """What a connection of redis-py packs commands with (``command_packer``).
 
     Args:
+        quick: hiredis, which packs text, bytes and numbers.
         usual: that of redis-py, for the commands that need more.
     """
 
-    def __init__(self, usual: Any) -> None:
+    def __init__(self, quick: Callable[[tuple[Any, ...]], bytes], usual: Any) -> None:
+        self._quick = quick
         self._usual = usual
 
     def pack(self, *command: Any) -> list[bytes]:
@@ -30,7 +34,7 @@ class Packer:
         # A name of two words is two arguments.
         if (b" " if isinstance(name, bytes) else " ") not in name:
             try:
-                return [pack_command(command)]
+                return [self._quick(command)]
             except TypeError:
                 pass
         pieces: list[bytes] = self._usual.pack(*command)
@@ -40,4 +44,4 @@ class Packer:
 def pack_quickly(connection: Any) -> None:
     """Let a connection of redis-py pack its commands so, where hiredis is installed."""
     if pack_command is not None:
-        connection._command_packer = Packer(connection._command_packer)
+        connection._command_packer = Packer(pack_command, connection._command_packer)
