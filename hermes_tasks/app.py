@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import click
 from celery import Celery
 from celery.utils.imports import cwd_in_path
 from kombu import Queue
@@ -211,7 +212,17 @@ def worker_app() -> Celery:
     except ConfigurationError as error:
         raise SystemExit(worker.complain(error)) from None
     worker.install(app)
+    _install_tab()
     return app
+
+
+def _install_tab() -> None:
+    """Give the Flower that is about to start its Sessions tab; nothing in any other process."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.invoked_subcommand == "flower":
+        from hermes_tasks.ops import flower
+
+        flower.install()
 
 
 def celeryconfig() -> dict[str, Any]:

@@ -79,11 +79,9 @@ end
 local number = redis.call('HINCRBY', SESSION, 'accepted', 1)   -- refused if memory is full
 if not state then
   redis.call('PERSIST', SESSION)
-  redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '),
-    'epoch', redis.call('HGET', META, 'epoch') or '0')
-else
-  redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '))
+  redis.call('HSET', SESSION, 'epoch', redis.call('HGET', META, 'epoch') or '0')
 end
+redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '))
 redis.call('SADD', IDS, id)
 local answer = {'accepted', number}
 if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber(ARGV[8]) then
@@ -99,10 +97,9 @@ if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber
   end
 end
 count('accepted')
-local due = now + delay
 if not state then
-  move_on(name, now, {since = due, not_before = delay > 0 and due or 0})
+  move_on(name, now)
 elseif number - tonumber(settled or '0') == 1 then   -- all before it is settled, or purged
-  set_lag(name, {since = due})
+  set_lag(name, {since = now + delay})
 end
 return answer

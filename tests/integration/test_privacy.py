@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -33,7 +34,7 @@ from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.keys import Names
 from tests.conftest import StartWorker
-from tests.integration.test_flower import Flower
+from tests.integration.flower.server import Flower
 from tests.marker import Marker
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
@@ -47,7 +48,10 @@ COMMANDS = (
     *(("sessions", "list"), ("sessions", "list", "--json")),
     *(("dead", "list"), ("dead", "list", "--json")),
 )
-PAGES = ("/", "/tasks", "/api/tasks", "/broker", "/api/workers?refresh=1", "/metrics")
+PAGES = (
+    *("/", "/tasks", "/api/tasks", "/broker", "/api/workers?refresh=1", "/metrics"),
+    *("/sessions", "/sessions/data", "/api/sessions?state=sleeping"),
+)
 
 #: What becomes of those that are not written.
 GIVEN_UP = {
@@ -248,6 +252,8 @@ def test_what_was_said_is_nowhere_but_in_queues_and_in_honcho(
             asked = [str(app.control.inspect(timeout=1.0).report())]
             pages = [flower.get(page) or "" for page in PAGES]
             pages += [flower.get(f"/task/{id}") or "" for id in talk.ids]
+            for letter in store.dead_letters():
+                pages.append(flower.get(f"/session/data?id={quote(letter['session'])}") or "")
         finally:
             flower.kill()
 

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
 
 import pytest
 
@@ -21,53 +13,14 @@ from hermes_tasks.config import Settings
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
-from hermes_tasks.testing.workers import clean_environment
 from tests.conftest import StartWorker
+from tests.integration.flower.server import Flower
 
 pytest.importorskip("flower")
 
 PASSWORD = "swordfish"
 SECRET = "xyzzy"
 TURNS = 6
-
-
-class Flower:
-    """``celery -A hermes_tasks flower`` as a child process."""
-
-    def __init__(self, env: dict[str, str], log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        self.log = log
-        port = self.url.rpartition(":")[2]
-        command = [sys.executable, "-m", "celery", "-A", "hermes_tasks", "flower"]
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(
-                [*command, "--address=127.0.0.1", f"--port={port}"],
-                env=clean_environment() | env | {"FLOWER_UNAUTHENTICATED_API": "true"},
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-
-    def get(self, path: str) -> str | None:
-        """A page, or nothing while there is none."""
-        try:
-            with urlopen(self.url + path, timeout=10) as response:
-                text: str = response.read().decode()
-                return text
-        except (HTTPError, URLError, ConnectionError):
-            return None
-
-    def tasks(self) -> dict[str, dict[str, Any]]:
-        """Every task it knows, by id."""
-        found: dict[str, dict[str, Any]] = json.loads(self.get("/api/tasks") or "{}")
-        return found
-
-    def kill(self) -> None:
-        """End it by SIGKILL."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 @pytest.fixture
@@ -93,6 +46,7 @@ def test_flower_shows_queues_and_every_turn_and_nothing_of_what_was_said(
     }
     flower = Flower(env, tmp_path / "flower.log")
     try:
+        flower.wait_ready()
         process = worker("-c", "1", "-E", "-l", "info", env=env)
         wait_until(lambda: prefix in (flower.get("/api/workers?refresh=1") or ""), 20, "Flower")
         # The first write is slow, so the others are one batch behind it.

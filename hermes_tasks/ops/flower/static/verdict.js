@@ -1,0 +1,66 @@
+// What is the matter, on top: the first thing to read.
+
+import { byId, element } from './dom.js';
+import { counted, duration } from './text.js';
+
+const MARKS = { wrong: ['✕', 'Wrong'], note: ['!', 'Note'], well: ['✓', 'Well'] };
+
+// Commands as they begin in the advice that diagnosis.py gives.
+const COMMAND = /(?=(?:hermes-tasks|celery) )/;
+
+function advice(text) {
+  const [said, ...command] = text.split(COMMAND);
+  const isCommand = COMMAND.test(said);
+  return element(
+    'p',
+    { class: 'finding-advice' },
+    isCommand ? '' : said,
+    isCommand || command.length ? element('code', {}, (isCommand ? [said] : []).concat(command).join('')) : '',
+  );
+}
+
+function finding({ severity, what, do: todo }) {
+  const [mark, label] = MARKS[severity];
+  return element(
+    'div',
+    { class: `finding finding-${severity}` },
+    element('span', { class: 'finding-mark', role: 'img', 'aria-label': label }, mark),
+    element(
+      'div',
+      { class: 'finding-text' },
+      element('p', { class: 'finding-what' }, what),
+      todo ? advice(todo) : '',
+    ),
+  );
+}
+
+function well({ unsettled, lag }) {
+  const what = unsettled
+    ? `Turns are being written: ${counted(unsettled, 'turn')} on the way${lag ? `, the oldest for ${duration(lag.longest)}` : ''}.`
+    : 'All is written: every turn that was accepted is settled.';
+  return { severity: 'well', what, do: '' };
+}
+
+// Told anew only when it says something else: a screen reader need not hear it every two seconds.
+let told = '';
+
+export function showFindings(problems, overview) {
+  const wrong = problems.some(({ severity }) => severity === 'wrong');
+  const findings = wrong ? problems : [well(overview), ...problems];
+  const saying = JSON.stringify(findings);
+  if (saying !== told) {
+    told = saying;
+    byId('verdict').replaceChildren(...findings.map(finding));
+  }
+}
+
+// Numbers that could not be renewed stay, pale, under the reason.
+export function showFailure(page, text) {
+  page.classList.toggle('stale', Boolean(text));
+  byId('failure')?.remove();
+  if (text) {
+    const shown = finding({ severity: 'wrong', what: text, do: 'What is shown is from before.' });
+    shown.id = 'failure';
+    byId('verdict').before(shown);
+  }
+}
