@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -170,6 +171,40 @@ def test_waiting_ends_when_all_is_settled_or_says_what_is_in_the_way(
 
     run("sessions", "drop", "s", "--yes")
     assert run("sessions", "wait", "s").stdout == f"{S}: all is settled\n"
+
+
+COPIES = """
+for number = 1, tonumber(ARGV[2]) do
+  local name, session = ARGV[1] .. number, ARGV[3] .. number
+  redis.call('HSET', session, unpack(redis.call('HGETALL', KEYS[1])))
+  redis.call('RPUSH', session .. ':waiting', unpack(redis.call('LRANGE', KEYS[2], 0, -1)))
+  redis.call('ZADD', KEYS[3], number, name)
+  redis.call('ZADD', KEYS[4], number, name)
+end
+"""
+
+
+def test_a_hundred_thousand_sessions_make_no_command_slow(
+    run: Commands, store: SessionStore
+) -> None:
+    # Given one session, and copies of it
+    send(store, S)
+    (hash, _, waiting, *_), names = store.names.session(S), store.names
+    copies = store.names.session("default:many:")[0]
+    store.client.eval(
+        COPIES, 4, hash, waiting, names.ready, names.lagging, "default:many:", 100_000, copies
+    )
+    # I expect each command to take no longer than one can wait for, the first time aside
+    for arguments in (["status"], ["sessions", "list"], ["sessions", "show", "s"], ["health"]):
+        taken = []
+        for _ in range(3):
+            begun = time.monotonic()
+            result = run(*arguments)
+            taken.append(time.monotonic() - begun)
+        assert min(taken) < 0.3, arguments
+        assert result.exit_code in (0, 1)
+    assert "100,001 ready" in run("status").stdout
+    assert run.json("sessions", "list")["rows"][0]["session"] == "default:many:1"
 
 
 def test_celery_has_the_same_commands_for_its_application(
