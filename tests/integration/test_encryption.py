@@ -107,6 +107,7 @@ def test_turns_wait_for_the_key_and_are_written_in_order_while_keys_change(
             f"turns are sealed with the key {fingerprint(NEW)}, but HERMES_TASKS_ENCRYPTION_KEYS "
             f"has {fingerprint(OLD)}: add that key"
         )
+        assert complaint in operate(settings, "sessions", "show", S).output.replace("\n", " ")
         assert lacking.stop() == 0
 
         env["HERMES_TASKS_ENCRYPTION_KEYS"] = f"{OLD},{NEW}"

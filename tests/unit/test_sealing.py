@@ -66,7 +66,11 @@ def test_the_first_key_seals() -> None:
     assert Keyring([NEW, OLD]).seal(TURN).key == fingerprint(NEW)
 
 
-@pytest.mark.parametrize(("keys", "has"), [([], "is not set"), ([OLD], f"has {fingerprint(OLD)}")])
+@pytest.mark.parametrize(
+    ("keys", "has"),
+    [([], "is not set"), ([OLD], f"has {fingerprint(OLD)}")],
+    ids=["none", "another"],
+)
 def test_a_key_that_is_missing_is_named_by_its_fingerprint(keys: list[str], has: str) -> None:
     sealed = Keyring([NEW]).seal(TURN).to_json()
     with pytest.raises(MissingKey) as caught:
