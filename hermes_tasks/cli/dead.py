@@ -268,10 +268,11 @@ def _content(message: bytes, settings: Settings) -> Any:
     from kombu.exceptions import ContentDisallowed, DecodeError
 
     from hermes_tasks.sealing import Sealed, is_sealed, keyring_of
+    from hermes_tasks.transport import wire
     from hermes_tasks.transport.lease import decode_body
 
     try:
-        args, kwargs = decode_body(json.loads(message), ["json"])
+        args, kwargs = decode_body(wire.unpack(message.decode()), ["json"])
         turn = args[0] if args else kwargs["turn"]
     except (ValueError, TypeError, LookupError, RecursionError, DecodeError, ContentDisallowed):
         return message.decode(errors="replace")

@@ -25,7 +25,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError, ResponseError
 
-from hermes_tasks.transport import celery_state, events
+from hermes_tasks.transport import celery_state, events, wire
 from hermes_tasks.transport.keeper import Keeper, holding_of, keeper_for
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.packing import pack_quickly
@@ -227,7 +227,7 @@ class SessionChannel(kombu_redis.Channel):
         if session is None:
             super()._put(queue, message, **kwargs)
             return
-        text, options = _prepare(message)
+        text, options = _prepare(message, queue)
         batch = kwargs.get("_publish_batch")
         if batch is not None:
             # EVAL, not EVALSHA: in a pipeline nobody sends the text again after a SCRIPT FLUSH.
@@ -405,7 +405,7 @@ class SessionChannel(kombu_redis.Channel):
     def _read(self, claim: Claimed) -> Any:
         """The Celery message of a claim; raises whatever there is to raise if it is none."""
         head = claim.items[0]
-        payload = loads(head.message.decode())
+        payload = wire.unpack(head.message.decode(), self._names.queue(claim.session))
         headers, properties = payload["headers"], payload["properties"]
         headers[TOKEN_HEADER] = properties["delivery_tag"] = claim.token
         properties["delivery_info"]["redelivered"] = claim.again or claim.attempts > 0
@@ -468,7 +468,7 @@ def _followers(items: Iterable[Item], limit: int) -> Iterator[tuple[int, str, st
         yield item.number, item.id, text, item.accepted
 
 
-def _prepare(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _prepare(message: dict[str, Any], queue: str) -> tuple[str, dict[str, Any]]:
     """The text of a message as it is stored, and the options of its push."""
     headers = dict(message["headers"])
     properties = message["properties"]
@@ -485,7 +485,7 @@ def _prepare(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     kind = _kind(
         str(headers.get("task")), str(message["content-type"]), str(message["content-encoding"])
     )
-    text = dumps({**message, "headers": headers})
+    text = wire.pack({**message, "headers": headers}, queue)
     return text, {
         "id": str(headers.get("id") or properties["delivery_tag"]),
         "size": size,

@@ -7,7 +7,6 @@ text stays in Redis unless it is asked for by name.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from itertools import groupby, islice
 from typing import Any, Self
 from urllib.parse import unquote
 
+from hermes_tasks.transport import wire
 from hermes_tasks.transport.scripts import script, session_script
 from hermes_tasks.transport.sessions import SessionStore, quote_id
 
@@ -189,9 +189,10 @@ class DeadLetters:
         """What to queue in place of its own message, if that says when it expires; or ``""``."""
         if letter.reason != "expired":
             return ""
+        queue = self.store.names.queue(letter.session)
         try:
-            message = json.loads(self.message(letter) or b"")
+            message = wire.unpack((self.message(letter) or b"").decode(), queue)
             message["headers"]["expires"] = None
         except (ValueError, TypeError, LookupError, RecursionError):
             return ""
-        return json.dumps(message)
+        return wire.pack(message, queue)

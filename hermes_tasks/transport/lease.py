@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -19,7 +18,7 @@ from kombu.serialization import loads, prepare_accept_content
 from kombu.transport.virtual import Channel
 
 from hermes_tasks.errors import GivenUp, LeaseLost, SessionHeld
-from hermes_tasks.transport import events
+from hermes_tasks.transport import events, wire
 from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.transport.sessions import Doubt, SessionStore
 from hermes_tasks.transport.trace import log_given_up
@@ -312,7 +311,7 @@ def _followers(
 ) -> Iterable[BatchMessage]:
     for number, id, text, accepted in entries:
         try:
-            message = json.loads(text)
+            message = wire.unpack(text)
             args, kwargs = decode_body(message, accept)
         except (ValueError, TypeError, KeyError, RecursionError, DecodeError, ContentDisallowed):
             return

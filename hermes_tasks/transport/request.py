@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import Any
 
 from celery.worker.request import Request
+
+from hermes_tasks.transport import wire
 
 
 class BatchRequest(Request):
@@ -23,7 +24,7 @@ class BatchRequest(Request):
         found: dict[str, dict[str, Any]] = {}
         for _number, id, text, _accepted in info.get("followers", ()):
             try:
-                found[id] = json.loads(text)["headers"]
+                found[id] = wire.unpack(text)["headers"]
             except (ValueError, TypeError, KeyError, RecursionError):
                 break
         return found

@@ -10,6 +10,7 @@ import redis
 
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport import wire
 from hermes_tasks.transport.dead import DeadLetters
 from hermes_tasks.transport.keeper import Keeper
 from hermes_tasks.transport.keys import Names
@@ -279,13 +280,18 @@ def test_any_message_of_any_id_comes_back_as_it_was(
 def test_an_expired_message_is_retried_without_its_expiry(
     store: SessionStore, letters: DeadLetters
 ) -> None:
-    message: dict[str, Any] = {"headers": {"expires": "2020-01-01T00:00:00Z"}, "body": "b"}
-    store.push(S, json.dumps(message), id="1")
+    message: dict[str, Any] = {
+        "headers": {"task": "t", "id": "1", "expires": "2020-01-01T00:00:00Z"},
+        "properties": {},
+        "body": "b",
+    }
+    store.push(S, wire.pack(message, ""), id="1")
     claim(store)
     store.complete(S, "t", Outcome.EXPIRED, "1")
     assert retry(letters, "1") == [("1", "front")]
     message["headers"]["expires"] = None
-    assert json.loads(claim(store).items[0].message) == message
+    again = claim(store).items[0].message.decode()
+    assert wire.unpack(again) == wire.unpack(wire.pack(message, ""))
 
 
 # -- what is found, and what is dropped -----------------------------------------------------------

@@ -1,0 +1,119 @@
+"""How a message lies in a session queue: Kombu's message without what says nothing.
+
+``<envelope>\\n<body>``: the envelope is JSON in one line, the body is the text that the task was
+called with. So a body is neither quoted into JSON nor put into base64, and who only needs the
+envelope (the main process of a worker, which hands the body on) never reads it. Kept out of the
+envelope is what Celery's protocol 2 says of nearly every message, and what follows from its queue
+and its id: a turn of 1 KB takes 1.5 KB instead of 2.7 KB.
+
+A message without a newline is one of Kombu's own form, as older gateways send them.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from copy import deepcopy
+from typing import Any
+
+from kombu.utils.json import dumps, loads
+
+#: What a header is in nearly every message of Celery's; see "Message Protocol", version 2.
+_HEADERS: dict[str, Any] = {
+    "lang": "py",
+    "shadow": None,
+    "eta": None,
+    "expires": None,
+    "group": None,
+    "group_index": None,
+    "retries": 0,
+    "parent_id": None,
+    "kwargsrepr": "{}",
+    "ignore_result": False,
+    "replaced_task_nesting": 0,
+    "stamped_headers": None,
+}
+#: The same, of values that whoever reads a message may change.
+_FRESH_HEADERS: dict[str, Any] = {"timelimit": [None, None], "stamps": {}}
+_PROPERTIES: dict[str, Any] = {"delivery_mode": 2, "priority": 0}
+#: Headers that Celery repeats among the properties.
+_REPEATED = ("argsrepr", "kwargsrepr")
+
+_CONTENT = {"content-type": "application/json", "content-encoding": "utf-8"}
+#: What follows the positional arguments in the body of a task without others, and without links.
+_HEAD, _TAIL = "[", ', {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+#: Encodings whose bodies are text, and need no base64 to lie in one.
+_TEXT = frozenset({"utf-8", "us-ascii"})
+
+
+def pack(message: dict[str, Any], queue: str) -> str:
+    """A message of Kombu's, for the queue it is put into.
+
+    What :func:`unpack` makes of it is what the message was, but for a delivery tag of Kombu's: a
+    claim has a tag of its own.
+    """
+    headers, properties = message["headers"], message["properties"]
+    body = message["body"]
+    envelope = {
+        name: value
+        for name, value in message.items()
+        if name not in ("body", "headers", "properties") and _CONTENT.get(name) != value
+    }
+    if headers.get("task"):
+        id = headers.get("id")
+        usual = {**_HEADERS, **_FRESH_HEADERS, "root_id": id}
+        kept = _unusual(headers, usual)
+        own = _unusual(properties, {**_PROPERTIES, "correlation_id": id, **_repeated(headers)})
+        envelope["headers"] = kept
+    else:
+        own = dict(properties)
+        envelope["headers"] = headers
+    own.pop("delivery_tag", None)
+    if own.get("delivery_info") == {"exchange": "", "routing_key": queue}:
+        del own["delivery_info"]
+    if own.get("body_encoding") == "base64" and message.get("content-encoding") in _TEXT:
+        try:
+            body = b64decode(body, validate=True).decode()
+        except ValueError:  # it is neither; whoever reads it says so
+            pass
+        else:
+            del own["body_encoding"]
+    if body.startswith(_HEAD) and body.endswith(_TAIL):
+        envelope["args"] = True
+        body = body[len(_HEAD) : -len(_TAIL)]
+    envelope["properties"] = own
+    return f"{dumps(envelope, separators=(',', ':'))}\n{body}"
+
+
+def _unusual(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    return {n: value for n, value in values.items() if n not in usual or usual[n] != value}
+
+
+def _repeated(headers: dict[str, Any]) -> dict[str, Any]:
+    return {name: headers[name] for name in _REPEATED if name in headers}
+
+
+def unpack(text: str, queue: str = "") -> dict[str, Any]:
+    """The message that was packed. ``queue``: that it lies in, for who delivers it.
+
+    Raises:
+        ValueError: it is none, whatever it is.
+    """
+    line, newline, body = text.partition("\n")
+    try:
+        message: dict[str, Any] = loads(line)
+        if not newline:
+            message["headers"], message["properties"]["delivery_info"], message["body"]
+            return message
+        headers, properties = message["headers"], message["properties"]
+        message["body"] = f"{_HEAD}{body}{_TAIL}" if message.pop("args", False) else body
+        for name, value in _CONTENT.items():
+            message.setdefault(name, value)
+        properties.setdefault("delivery_info", {"exchange": "", "routing_key": queue})
+        if "task" in headers:
+            id, fresh = headers["id"], deepcopy(_FRESH_HEADERS)
+            message["headers"] = headers = {**_HEADERS, **fresh, "root_id": id, **headers}
+            usual = {**_PROPERTIES, "correlation_id": id, **_repeated(headers)}
+            message["properties"] = {**usual, **properties}
+    except (TypeError, KeyError, LookupError, AttributeError) as error:
+        raise ValueError(f"no message: {type(error).__name__}") from None
+    return message
