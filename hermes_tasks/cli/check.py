@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_tasks.cli import group
-from hermes_tasks.cli.broker import sessions_of
+from hermes_tasks.cli.broker import sessions_of, view_of
 from hermes_tasks.cli.output import console, json_option, print_json, printable, shown
 from hermes_tasks.cli.output import table as new_table
 from hermes_tasks.config import Settings
@@ -58,7 +58,7 @@ def checked(
     from hermes_tasks.gate import Policy
     from hermes_tasks.gate.check import Check
 
-    with sessions_of(settings) as store:
+    with (sessions_of if repair else view_of)(settings) as store:
         checking = Check(store, Policy.from_settings(settings))
         report = checking.run()
         if not repair or not report.findings:

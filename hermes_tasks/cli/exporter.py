@@ -25,8 +25,8 @@ def exporter(host: str, port: int) -> None:
     """Serve the metrics of the deployment for Prometheus, until SIGTERM or Ctrl-C.
 
     One is enough for all workers and gateways: every number is in Redis, and a scrape is one read
-    of it. While Redis does not answer there is `hermes_tasks_up 0` alone. Deadlines are computed
-    from HERMES_TASKS_TIMEOUT_*: give it those of the workers.
+    of it. While Redis does not answer there is `hermes_tasks_up 0` alone. Deadlines follow
+    from the settings of the time-outs: give it those of the workers.
 
     \b
     Exit status:

@@ -6,6 +6,7 @@ The group and what looks; :mod:`.steering` has what changes something.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def show(session: str, turns: int, as_json: bool) -> None:
             )
         why = _reason(store, found)
     if as_json:
-        print_json(found)
+        print_json(dataclasses.asdict(found) | {"waits_for": why})
         return
     out = console()
     out.print(named_values(f"Session {printable(found.session)}", _lines(found, why)))
@@ -136,13 +137,13 @@ def _state(row: SessionRow) -> str:
 
 
 def _reason(store: SessionStore, found: SessionDetail) -> str:
-    """What its oldest turn waits for, as a ``flush`` that runs out of time says it."""
+    """What its oldest turn waits for, as a ``flush`` that runs out of time says it; or nothing."""
     from hermes_tasks.gate import Gate
     from hermes_tasks.gateway.obstacle import in_redis
     from hermes_tasks.transport.reading import progress_of
 
     if not found.turns:
-        return "nothing: all of its turns are settled"
+        return ""
     gate = Gate(store, policy_here(), found.session.rpartition(":")[0])
     (progress,) = progress_of(store, [found.session])
     return in_redis(progress, found.accepted, gate.status).reason
@@ -152,7 +153,7 @@ def _lines(found: SessionDetail, why: str) -> Iterator[tuple[str, str]]:
     from hermes_tasks.ops.words import clock, duration
 
     yield "state", _state(found)
-    yield "waits for", why
+    yield "waits for", why or "nothing: all of its turns are settled"
     if found.lag is not None:
         yield "lag", duration(found.lag)
     if found.worker:

@@ -79,25 +79,33 @@ def wake(session: str, as_json: bool) -> None:
     name = full_name(session)
     with sessions_here() as store:
         woken = Steering(store).wake(name)
-    said = f"it is {woken.state}"
-    if woken.why:
-        when = (
-            "" if woken.wakes_in is None else f"; it wakes by itself in {duration(woken.wakes_in)}"
-        )
-        said = f"stays {woken.state}: {_STAYS[woken.why]}{when}"
     if as_json:
         print_json(
             {"session": name, "state": woken.state, "wakes_in": woken.wakes_in, "why": woken.why}
         )
+    elif woken.why:
+        when = (
+            "" if woken.wakes_in is None else f"; by itself it wakes in {duration(woken.wakes_in)}"
+        )
+        click.echo(f"{printable(name)}: stays {woken.state}: {_STAYS[woken.why]}{when}")
     else:
-        click.echo(f"{printable(name)}: {said}")
-    if woken.why:
+        click.echo(f"{printable(name)}: {_IS[woken.state]}")
+    if woken.why or woken.state in ("held", "paused"):
         click.get_current_context().exit(group.INCOMPLETE)
 
 
 _STAYS = {
     "doubt": "an earlier call to Honcho may still write its turns",
     "delayed": "its next turn was sent to be written later",
+}
+
+_IS = {
+    "ready": "ready: a worker takes it as soon as one is free",
+    "leased": "a worker has it already",
+    "idle": "it has nothing to be written",
+    "sleeping": "it sleeps",
+    "held": "it is held at the gate: `hermes-tasks gate show` says why",
+    "paused": "it is paused: `sessions resume` lets it go on",
 }
 
 

@@ -86,18 +86,25 @@ def _of_workers(overview: Overview) -> Iterator[Problem]:
         verb = "waits" if overview.unsettled == 1 else "wait"
         waits = f"; {count(overview.unsettled, 'turn')} {verb}{oldest}"
     there = [worker for worker in overview.workers if not is_silent(worker)]
+    silent = [worker for worker in overview.workers if is_silent(worker)]
     idle = [worker for worker in there if not worker.consuming]
     if not there:
         severity = Severity.WRONG if waits else Severity.NOTE
         yield Problem(severity, f"No worker is running{waits}.", _START_WORKER)
     elif len(idle) == len(there):
-        what = f"No worker takes turns: {_names(idle)} run{'s' * (len(idle) == 1)} without{waits}."
+        what = f"No worker takes turns, though there is {_names(idle)}{waits}."
         yield Problem(Severity.WRONG, what, "look at the log, then restart the worker")
     elif idle:
-        what = f"{len(idle)} of {count(len(there), 'worker')} takes no turns: {_names(idle)}."
+        takes = "takes" if len(idle) == 1 else "take"
+        what = f"{len(idle)} of {len(there)} workers {takes} no turns: {_names(idle)}."
         yield Problem(
             Severity.NOTE, what, "if it is not just stopping: look at its log, and restart it"
         )
+    if there and silent:
+        # One that ends as it should takes its name off the list.
+        since = duration(min(worker.seen for worker in silent))
+        what = f"{_names(silent)}: nothing heard for {since}; killed, or it hangs."
+        yield Problem(Severity.NOTE, what, "if it should run, restart it; others have its sessions")
 
 
 def _of_gate(gate: GateStatus) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ local state, since, holder, attempts, bound, tries, intent, known, accepted, rew
 attempts = tonumber(attempts or '0')
 
 if holder ~= token and (state ~= 'ready' or number < tonumber(since)) then return {} end
-allow_full_memory()
+redis.call('ZREM', READY, name)   -- the first write, and allowed with memory full
 if attempts > 0 then
   most = 1   -- one bad follower must not take the others with it
 elseif bound then
@@ -64,13 +64,9 @@ for _, source in ipairs({BACKLOG, WAITING}) do
   end
 end
 if #batch == 0 then
-  if holder ~= token then
-    redis.call('ZREM', READY, name)
-    move_on(name, now)
-  end
+  if holder ~= token then move_on(name, now) end
   return {}
 end
-redis.call('ZREM', READY, name)
 if holder == token then set_lag(name, head) end   -- what was in flight may be settled
 
 local landing, forgotten = tonumber(ARGV[8]), 0
@@ -89,7 +85,7 @@ if epoch_at then
     redis.call('HSET', SESSION, 'epoch', epoch)
   end
 end
-redis.call('HDEL', SESSION, 'progress', 'wake', 'noted')
+if holder == token then redis.call('HDEL', SESSION, 'progress', 'wake', 'noted') end
 redis.call('HSET', SESSION, 'state', 'leased', 'token', token, 'worker', ARGV[5])
 redis.call('ZADD', LEASES, ms(now + tonumber(ARGV[4])), name)
 return {attempts, tonumber(tries or '0'), now, intent or '', forgotten > now and forgotten or 0,

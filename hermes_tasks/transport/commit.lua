@@ -13,12 +13,13 @@
 -- the lease: whoever holds it asks what was written.
 
 local how = ARGV[3]
-local token, intent, tries, lines, highest, rewritten, watched = unpack(redis.call('HMGET', SESSION,
-  'token', 'intent', 'tries', 'trace', 'written', 'rewritten', 'watched'))
+local token, intent, tries, lines, highest, rewritten, watched, gone = unpack(redis.call('HMGET',
+  SESSION, 'token', 'intent', 'tries', 'trace', 'written', 'rewritten', 'watched', 'settled'))
 if token ~= ARGV[2] then return -1 end
-allow_full_memory()
 local is_written = how == 'written' or how == 'found' or how == 'twice'
 local doubtful = how == 'written' and tonumber(ARGV[4]) or 0
+-- Else the first write takes a message out of its list, which needs no memory.
+if how ~= 'written' or doubtful > 0 then allow_full_memory() end
 local done = {}
 for i = 6, #ARGV do done[ARGV[i]] = true end
 if intent and not is_written and ARGV[5] == '0' then answer_intent(intent) end
@@ -74,10 +75,13 @@ else
   redis.call('DEL', INFLIGHT)
   redis.call('RPUSH', INFLIGHT, unpack(keep))
 end
-redis.call('HSET', SESSION, 'progress', settled, 'written', ms(highest))
 intent = resolve_intent(intent, next_number)
-if is_written then
-  forget(written)
+if not is_written then
+  redis.call('HSET', SESSION, 'progress', settled)
+else
+  redis.call('SREM', IDS, unpack(written))
+  redis.call('HSET', SESSION, 'progress', settled, 'written', ms(highest),
+    'settled', ms(tonumber(gone or '0') + settled))
   count_written(sinces, now_ms())
   if how == 'found' then count('found', settled) end
   if intent and how == 'written' then answer_intent(intent) end

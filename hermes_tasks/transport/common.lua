@@ -75,9 +75,6 @@ local REMEMBER_MS = 86400000    -- an idle session is remembered for a day: dedu
 local TRACE_FIRST, TRACE_LAST = 10, 30   -- lines kept: how it began, and how it is now
 local REWRITTEN = 16            -- ids kept of a session, to be looked for once more
 local GIVEN_UP = 16             -- ids kept of a session, not to be taken from a gateway once more
--- Bounds of the buckets for the age of a message when it is written, ms; ops/overview.py has them too.
-local AGES = {100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000, 300000, 600000, 1800000,
-  3600000, 14400000, 86400000}
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -101,12 +98,15 @@ end
 
 local function count(what, by) redis.call('HINCRBY', STATS, what, by or 1) end
 
--- Messages that came at these times are written now.
+-- Messages that came at these times are written now. The bounds of the buckets for their ages are in
+-- ops/overview.py as well.
 local function count_written(sinces, now)
+  local bounds = {100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000, 300000, 600000,
+    1800000, 3600000, 14400000, 86400000}
   local buckets, sum = {}, 0
   for _, since in ipairs(sinces) do
     local age, bucket = math.max(0, now - since), 'inf'
-    for _, bound in ipairs(AGES) do
+    for _, bound in ipairs(bounds) do
       if age <= bound then
         bucket = bound
         break
@@ -216,9 +216,9 @@ local function sleep_until(name, time)
 end
 
 -- With nothing in flight: queue the session, let it sleep until its head may run, or let it idle;
--- or none of this, while it is paused. Returns its state.
-local function move_on(name, now)
-  local head = next_head()
+-- or none of this, while it is paused. Returns its state. Who knows the head gives it.
+local function move_on(name, now, head)
+  head = head or next_head()
   if not head then
     redis.call('ZREM', LAGGING, name)
     redis.call('HDEL', SESSION, 'state', 'since', 'intent', 'attempts', 'most', 'tries', 'trace')

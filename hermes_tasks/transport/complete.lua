@@ -63,15 +63,16 @@ if head and head.id == id and not wake
 end
 
 redis.call('ZREM', LEASES, name)
-redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress', 'noted', 'admitted')
 local sleeps = wake and head and outcome ~= 'lapsed'
+local over = {}
 if settled or not head then
-  redis.call('HDEL', SESSION, 'attempts', 'most', 'tries', 'trace')
+  over = {'attempts', 'most', 'tries', 'trace'}
 elseif sleeps then   -- its task has decided: only failures in a row count, and its most stands
-  redis.call('HDEL', SESSION, 'attempts')
+  over = {'attempts'}
 elseif progress then
-  redis.call('HDEL', SESSION, 'attempts', 'most')
+  over = {'attempts', 'most'}
 end
+redis.call('HDEL', SESSION, 'token', 'worker', 'wake', 'progress', 'noted', 'admitted', unpack(over))
 
 if not head then
   state = move_on(name, now)

@@ -79,9 +79,11 @@ end
 local number = redis.call('HINCRBY', SESSION, 'accepted', 1)   -- refused if memory is full
 if not state then
   redis.call('PERSIST', SESSION)
-  redis.call('HSET', SESSION, 'epoch', redis.call('HGET', META, 'epoch') or '0')
+  redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '),
+    'epoch', redis.call('HGET', META, 'epoch') or '0')
+else
+  redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '))
 end
-redis.call('HSET', SESSION, 'senders', table.concat(senders, ' '))
 redis.call('SADD', IDS, id)
 local answer = {'accepted', number}
 if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber(ARGV[8]) then
@@ -97,9 +99,10 @@ if redis.call('RPUSH', WAITING, item(number, now + delay, delay > 0)) > tonumber
   end
 end
 count('accepted')
+local due = now + delay
 if not state then
-  move_on(name, now)
+  move_on(name, now, {since = due, not_before = delay > 0 and due or 0})
 elseif number - tonumber(settled or '0') == 1 then   -- all before it is settled, or purged
-  set_lag(name, {since = now + delay})
+  set_lag(name, {since = due})
 end
 return answer

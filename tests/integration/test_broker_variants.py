@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import redis
@@ -82,8 +83,10 @@ def honcho(_honcho: HonchoServer) -> HonchoServer:
 
 @pytest.fixture
 def over_tls(make_server: MakeServer, tls_files: Tls) -> Broker:
-    server = make_server(tls=tls_files, password=PASSWORD)
-    url = server.url.replace("/0?", "/5?")
+    """Each side shows a certificate, and checks the other's."""
+    server = make_server(tls=tls_files, password=PASSWORD, config={"tls-auth-clients": "yes"})
+    mine = {"ssl_certfile": tls_files.certificate, "ssl_keyfile": tls_files.key}
+    url = f"{server.url.replace('/0?', '/5?')}&{urlencode(mine)}"
     return Broker(url, redis.Redis.from_url(url))
 
 

@@ -51,7 +51,7 @@ def test_a_worker_that_takes_turns_is_well_and_one_that_does_not_is_not(
         wait_until(lambda: run("health").exit_code == 1, 20, "the worker not to be well")
         assert run("health").stdout == f"not well: {node} runs, and takes no turns\n"
         assert run("health", "--liveness", "--worker", node).exit_code == 1
-        assert f"No worker takes turns: {node} runs without." in run("status").stdout
+        assert f"No worker takes turns, though there is {node}." in run("status").stdout
 
 
 def test_redis_being_away_is_no_reason_to_restart_a_worker(server_type: type[Server]) -> None:

@@ -33,6 +33,13 @@ QUOTED = "sword%2Ffish"
 
 #: What an operator changes with it, as the user of the workers.
 OPERATING = [
+    ("sessions", "pause", "default:w:other"),
+    ("sessions", "wait", "default:w:s"),
+    ("sessions", "drop", "default:w:other", "--yes"),
+    ("sessions", "resume", "default:w:other"),
+    ("gate", "open", "default:w", "--for", "1s"),
+    ("gate", "close", "default:w"),
+    ("gate", "reset", "default:w", "--yes"),
     ("dead", "retry", "--all"),
     ("dead", "purge", "--all", "--yes"),
     ("dead", "purge", "--older-than", "1d", "--yes"),
@@ -176,6 +183,12 @@ def test_each_user_is_refused_nothing_it_needs(
             app.control.revoke("nobody")
             app.control.purge()
             assert connection.default_channel.sessions.purge("default:w:s") == 0
+        (name,) = answers = app.control.inspect(timeout=5.0).conf(with_defaults=True) or {}
+        shown = [
+            *(str(answers), str(app.control.inspect(timeout=1.0).report())),
+            *(flower.get(page) or "" for page in ("/", "/broker", f"/worker/{name}")),
+            *(users.run("worker", "config", *more).output for more in ((), ("--json",))),
+        ]
         for command in OPERATING:
             result = users.run("worker", *command)
             assert result.exit_code == 0, (command, result.output, users.refused())
@@ -184,8 +197,9 @@ def test_each_user_is_refused_nothing_it_needs(
         assert "Traceback" not in process.log
         assert "Traceback" not in flower.log.read_text()
     finally:
-        print(flower.log.read_text()[-3000:], users.refused())
         flower.kill()
+    shown += [process.log, flower.log.read_text()]
+    assert [text for text in shown if not text or PASSWORD in text or QUOTED in text] == []
     assert users.refused() == []
 
 

@@ -1599,9 +1599,6 @@ BROKEN: dict[str, Edits] = {
     "a session that moves on lags as before": {
         "common": [("  set_lag(name, head)\n  return head", "  return head")]
     },
-    "what is left in flight lags as what is written did": {
-        "commit": [("then set_lag(ARGV[1], head) end", "then end")]
-    },
     "after an overflow a session lags as before": {"push": [("    refresh_lag(name)\n", "")]},
     "a backlog is counted and not worked off": {
         "claim": [("count('backlog', -#taken)", "count('backlog', 0)")]

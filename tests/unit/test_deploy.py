@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,14 +13,12 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import redis
 import yaml
-from compose_spec import PyCompose
 
 from hermes_tasks.cli import main
 from hermes_tasks.config import Settings, environment_variable
 from hermes_tasks.ops.metrics import METRICS
-from hermes_tasks.testing.waiting import wait_until
+from tests.compose import new_environment, read_compose
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
@@ -31,34 +27,15 @@ UNITS = sorted((DEPLOY / "systemd").iterdir())
 SETTLE_SECONDS = 10.0
 """What a worker needs after its last call, at most, to say what became of it and to go."""
 
-#: `${NAME:-default}` and `${NAME:?what to do}` of Compose.
-VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::([-?])([^}]*))?\}")
-
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
-    """An .env as `deploy/env.sh` makes it."""
-    made = subprocess.run(
-        ["sh", DEPLOY / "env.sh", "http://honcho:8000"], capture_output=True, text=True, check=True
-    )
-    lines = (line for line in made.stdout.splitlines() if line and not line.startswith("#"))
-    return dict(line.split("=", 1) for line in lines)
+    return new_environment("http://honcho:8000")
 
 
 @pytest.fixture(scope="module")
 def compose(environment: dict[str, str]) -> dict[str, Any]:
-    """docker-compose.yml as Compose reads it with that .env."""
-
-    def value(variable: re.Match[str]) -> str:
-        name, kind, text = variable.groups()
-        assert kind == "-" or environment.get(name), f"{name} is in no .env"
-        return environment.get(name) or (text if kind == "-" else "")
-
-    text = VARIABLE.sub(value, (PROJECT / "docker-compose.yml").read_text(encoding="utf-8"))
-    found: dict[str, Any] = yaml.safe_load(text)
-    # The one value that its parser of addresses does not know.
-    PyCompose.from_json(json.dumps(found).replace("host-gateway", "192.0.2.1"))
-    return found
+    return read_compose(environment)
 
 
 def manifests() -> Iterator[dict[str, Any]]:
@@ -249,34 +226,6 @@ def test_everyone_connects_as_a_user_that_there_is(compose: dict[str, Any]) -> N
     users = re.findall(r"redis://([\w-]+):", " ".join(urls))
     assert len(users) == len(urls) == 6
     assert set(users) <= set(re.findall(r"^user (\S+) on", acl, re.MULTILINE))
-
-
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
-def test_redis_starts_as_in_the_compose_file_and_keeps_what_it_is_told(
-    compose: dict[str, Any], environment: dict[str, str], tmp_path: Path
-) -> None:
-    told, *command = compose["services"]["redis"]["command"]
-    files = Path(told).parent
-    script = DEPLOY / "redis" / Path(told).name
-    command = [word.replace(str(files), str(DEPLOY / "redis")) for word in command]
-    socket = tmp_path / "redis.sock"
-    with subprocess.Popen(
-        [script, *command, "--port", "0", "--unixsocket", socket],
-        env={"PATH": os.environ["PATH"], **environment},
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-    ) as server:
-        try:
-            wait_until(socket.exists, 10, "redis-server to listen")
-            password = environment["HERMES_VIEWER_PASSWORD"]
-            with redis.Redis(
-                unix_socket_path=str(socket), username="hermes-viewer", password=password
-            ) as client:
-                info = client.info()
-            assert info["aof_enabled"] == 1
-            assert info["maxmemory_policy"] == "noeviction"
-        finally:
-            server.terminate()
 
 
 # -- Prometheus --------------------------------------------------------------------------------

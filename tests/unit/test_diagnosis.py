@@ -47,6 +47,13 @@ def test_a_worker_that_takes_nothing_is_a_note_while_another_does() -> None:
     assert problem.severity is Severity.WRONG
 
 
+def test_a_worker_that_is_silent_beside_others_was_killed_or_hangs() -> None:
+    silent = WorkerStatus("celery@b", True, 75.0)
+    (problem,) = diagnose(replace(WELL, workers=(WELL.workers[0], silent)))
+    assert problem.severity is Severity.NOTE
+    assert problem.what == "celery@b: nothing heard for 1 min 15 s; killed, or it hangs."
+
+
 def test_workers_that_are_silent_do_not_count() -> None:
     silent = tuple(replace(worker, seen=60.0) for worker in WELL.workers)
     (problem,) = diagnose(replace(WELL, workers=silent))
