@@ -110,7 +110,12 @@ class Publisher:
             self._start()
 
     def close(self, timeout: float) -> None:
-        """Send what can be sent within ``timeout`` seconds, then end the thread."""
+        """Send what can be sent within ``timeout`` seconds, then end the thread.
+
+        A call that waits for an answer is broken off; the making of a connection cannot be. If one
+        is being made when the time is over, the thread, a daemon, does nothing more and ends with
+        the attempt: within :data:`~.link.CONNECT_SECONDS` for each address of the host.
+        """
         self._sender.link.deadline = time.monotonic() + timeout
         self._draining = True
         self._wake.set()
@@ -274,7 +279,7 @@ class Publisher:
             logger.info("turns are being sent again")
 
     def _back_off(self, error: BrokerUnavailable | RowFailed | OutboxError) -> None:
-        if self.trouble is None:
+        if self.trouble is None and not self._stopped:
             logger.warning("%s; turns are kept and sent later", error)
         self.trouble = str(error)
         self._retry_at = until = time.monotonic() + self._delay * random.uniform(0.5, 1.0)

@@ -273,7 +273,8 @@ class TurnSync:
 
         What cannot be sent stays in the outbox, for the next gateway on it. So does, out of sight,
         what was sent within the last seconds: Redis might forget it yet, and then the next gateway
-        sends it again.
+        sends it again. If a connection is just being made to a host that does not answer, a thread
+        that does nothing more outlives this, for 2 s at most.
         """
         with self._closing:
             if self._report is None:

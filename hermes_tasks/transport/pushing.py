@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +18,12 @@ from hermes_tasks.transport.scripts import session_script
 from hermes_tasks.transport.sessions import PushAnswer, SessionStore
 
 logger = logging.getLogger(__name__)
+
+FULL_EVERY = 60.0
+"""Seconds between two warnings that the same session is full."""
+
+FULL_KNOWN = 1_000
+"""Sessions of which it is remembered when that was."""
 
 _collected: ContextVar[list[Push] | None] = ContextVar("pushes", default=None)
 
@@ -104,9 +112,27 @@ def _run(
 def tell_drops(store: SessionStore, session: str, answer: PushAnswer) -> None:
     """Say what Redis gave up to make room for a message."""
     if answer.dropped:
-        logger.warning(
-            "Session %s is full: gave up its %d oldest waiting messages",
-            session,
-            len(answer.dropped),
-        )
+        _say_full(store, session, len(answer.dropped))
         events.dropped(store, session, answer.dropped, "overflow")
+
+
+_full_said: dict[tuple[str, str], float] = {}
+_full_unsaid: Counter[tuple[str, str]] = Counter()
+
+
+def _say_full(store: SessionStore, session: str, given_up: int) -> None:
+    """Once in :data:`FULL_EVERY`: a session that is full gives one up for each that comes."""
+    now, name = time.monotonic(), (store.names.prefix, session)
+    _full_unsaid[name] += given_up
+    if now < _full_said.get(name, -FULL_EVERY) + FULL_EVERY:
+        return
+    if len(_full_said) >= FULL_KNOWN:
+        _full_said.clear()
+        _full_unsaid.clear()
+        _full_unsaid[name] = given_up
+    _full_said[name] = now
+    logger.warning(
+        "Session %s is full: gave up its %d oldest waiting messages; this is said once a minute",
+        session,
+        _full_unsaid.pop(name),
+    )

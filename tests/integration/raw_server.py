@@ -1,4 +1,4 @@
-"""A TCP server that follows scripts: every way in which an HTTP service can hang."""
+"""A TCP server that follows scripts: every way in which a service can hang; and a deaf one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import queue
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from hermes_tasks.testing.server_config import Tls
 
@@ -179,3 +182,25 @@ class RawServer:
                 self.ends.put("reset")
             else:
                 self.ends.put("closed")
+
+
+@contextmanager
+def deaf_port(host: str, port: int = 0) -> Iterator[int]:
+    """A port that answers no SYN: its queue of connections nobody accepts is full."""
+    with socket.socket() as listener:
+        listener.bind((host, port))
+        listener.listen(0)
+        address = listener.getsockname()
+        waiting = [socket.socket() for _ in range(3)]
+        try:
+            for sock in waiting:
+                sock.setblocking(False)
+                sock.connect_ex(address)
+            with socket.socket() as probe:
+                probe.settimeout(0.1)
+                with pytest.raises(TimeoutError):
+                    probe.connect(address)
+            yield address[1]
+        finally:
+            for sock in waiting:
+                sock.close()

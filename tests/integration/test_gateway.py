@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -22,6 +23,7 @@ import redis
 
 from hermes_tasks import Closed, InvalidTurn, StillSyncing, TurnSync
 from hermes_tasks.config import Settings
+from hermes_tasks.gateway.link import CONNECT_SECONDS
 from hermes_tasks.gateway.spool import Spool
 from hermes_tasks.gateway.sync import _destination
 from hermes_tasks.identity import honcho_id
@@ -30,6 +32,7 @@ from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.keys import Names
+from tests.integration.raw_server import deaf_port
 
 SECRET = "what nobody but Honcho may read"
 SESSION = "telegram:42"
@@ -284,6 +287,47 @@ def test_two_gateways_on_one_session_keep_the_order_of_each(
 
 
 @one_server
+def test_new_sessions_are_created_once_for_all_who_speak_in_them(
+    make_gateway: Callable[..., TurnSync],
+    start_worker: Callable[[], Any],
+    honcho: HonchoServer,
+) -> None:
+    # Given two workers, a service that takes its time to create a session, and two gateways,
+    for _ in range(2):
+        start_worker()
+    honcho.control(latency=0.02)
+    gateways = [make_gateway(), make_gateway()]
+    sessions = [f"new{number}" for number in range(10)]
+    # if both begin the same new sessions at the same moment,
+    begin = threading.Barrier(len(gateways))
+
+    def speak(gateway: TurnSync, name: str) -> None:
+        begin.wait(10)
+        for session in sessions:
+            say(gateway, f"{name}0", f"{name}1", session=session)
+
+    threads = [
+        threading.Thread(target=speak, args=pair) for pair in zip(gateways, "ab", strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for gateway, session in itertools.product(gateways, sessions):
+        assert gateway.flush(session=session, timeout=20)
+    # I expect all that was said once, in the order of each gateway,
+    for session in sessions:
+        log = written(honcho, session)
+        assert sorted(log) == ["a0", "a1", "b0", "b1"]
+        assert [said for said in log if said[0] == "a"] == ["a0", "a1"]
+        assert [said for said in log if said[0] == "b"] == ["b0", "b1"]
+    # no two calls for a session at once, and its creation asked for by each worker once at most
+    stats = honcho.stats()
+    assert stats["overlaps"] == 0
+    assert len(sessions) <= stats["calls"]["sessions"] <= 2 * len(sessions)
+
+
+@one_server
 def test_turns_survive_a_gateway_killed_while_redis_is_away(
     settings: Settings,
     make_gateway: Callable[..., TurnSync],
@@ -429,6 +473,52 @@ def test_a_black_holed_redis_costs_the_caller_nothing(
     assert not any("hermes-tasks" in thread.name for thread in threading.enumerate())
     # and all of it to be left for later
     assert (report.published, report.left, report.lost) == (0, 6, 0)
+
+
+@one_server
+def test_a_connection_that_is_never_made_does_not_hold_close(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, server_type: type[Server]
+) -> None:
+    # Given a host that does not even answer connections: its queue of them is full,
+    with deaf_port("127.0.0.1") as port:
+        gateway = TurnSync(
+            broker_url=f"redis://127.0.0.1:{port}/0",
+            workspace="w",
+            outbox_dir=tmp_path / "outbox",
+        )
+        say(gateway, "first")
+        wait_until(lambda: gateway.is_running, 5, "the thread to start")
+        # I expect close to return all the same, with the turn kept,
+        begun = time.monotonic()
+        assert gateway.close(0.1).left == 1
+        assert time.monotonic() - begun < 1.5
+        # and the thread to end soon behind it, without a word
+        caplog.clear()
+        wait_until(lambda: not gateway.is_running, CONNECT_SECONDS + 1, "the thread to end")
+        assert not caplog.records
+
+
+@one_server
+def test_the_thread_of_a_caller_does_little(
+    black_hole: str, tmp_path: Path, server_type: type[Server]
+) -> None:
+    # Given a gateway with a backlog, whose Redis never answers,
+    gateway = TurnSync(broker_url=black_hole, workspace="w", outbox_dir=tmp_path / "outbox")
+    text = "All work and no play makes a queue a dull place to wait in. " * 16
+    say(gateway, *[text] * 200)
+    # if turns of a kilobyte come five in a row,
+    walls, costs = [], []
+    for _ in range(60):
+        begun, spent = time.perf_counter(), time.thread_time()
+        say(gateway, *[text] * 5)
+        walls.append(time.perf_counter() - begun)
+        costs.append(time.thread_time() - spent)
+        time.sleep(0.001)
+    # I expect five of them to be done in less than 5 ms, and to cost a tenth of that; the fastest
+    # half is looked at, as other processes take their share of the machine
+    assert statistics.median(walls) < 0.005
+    assert statistics.quantiles(costs, n=4)[0] < 0.001
+    gateway.close(0)
 
 
 def test_an_outbox_is_as_large_and_as_safe_as_its_settings_say(tmp_path: Path) -> None:

@@ -75,5 +75,8 @@ def test_what_a_full_session_gave_up_is_told(
     *_, last = push_all(bounded, [push("a", number, number - 1 or None) for number in (1, 2, 3)])
     assert isinstance(last, PushAnswer)
     assert last.dropped == ("m1",)
-    assert "Session a is full" in caplog.text
+    assert "Session a is full: gave up its 1 oldest" in caplog.text
+    # said once for many
+    push_all(bounded, [push("a", number, number - 1) for number in range(4, 10)])
+    assert len([record for record in caplog.records if "is full" in record.message]) == 1
     assert "text of" not in caplog.text

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import httpx
@@ -33,6 +32,7 @@ from tests.integration.raw_server import (
     RawServer,
     Script,
     deaf,
+    deaf_port,
     dripping,
     late,
     silent,
@@ -142,28 +142,6 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, list[str]], None]
     return to
 
 
-@contextmanager
-def black_hole(host: str, port: int = 0) -> Iterator[int]:
-    """A port that answers no SYN: its queue of connections nobody accepts is full."""
-    with socket.socket() as listener:
-        listener.bind((host, port))
-        listener.listen(0)
-        address = listener.getsockname()
-        waiting = [socket.socket() for _ in range(3)]
-        try:
-            for sock in waiting:
-                sock.setblocking(False)
-                sock.connect_ex(address)
-            with socket.socket() as probe:
-                probe.settimeout(0.1)
-                with pytest.raises(TimeoutError):
-                    probe.connect(address)
-            yield address[1]
-        finally:
-            for sock in waiting:
-                sock.close()
-
-
 # -- each phase ---------------------------------------------------------------------------------
 
 
@@ -239,7 +217,7 @@ def test_two_addresses_that_do_not_answer_share_one_time(
     connect: Connect, resolve: Callable[[str, list[str]], None]
 ) -> None:
     resolve("honcho.test", ["127.0.0.2", "127.0.0.3"])
-    with black_hole("127.0.0.2") as port, black_hole("127.0.0.3", port):
+    with deaf_port("127.0.0.2") as port, deaf_port("127.0.0.3", port):
         service = connect(f"http://honcho.test:{port}", connect=0.6)
         service.fail("no connection within 0.6 s", Unreachable, Call(LONG), at=0.6)
         assert service.took < 1.1
@@ -250,7 +228,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
     serve: Serve, connect: Connect, resolve: Callable[[str, list[str]], None]
 ) -> None:
     resolve("honcho.test", ["127.0.0.2", "127.0.0.3"])
-    with black_hole("127.0.0.2") as port:
+    with deaf_port("127.0.0.2") as port:
         serve(well, host="127.0.0.3", port=port)
         service = connect(f"http://honcho.test:{port}", connect=0.4)
         assert service.send(Call(LONG)) == b"{}"
@@ -261,7 +239,7 @@ def test_tls_has_what_the_addresses_left_it(
     serve: Serve, connect: Connect, resolve: Callable[[str, list[str]], None]
 ) -> None:
     resolve("honcho.test", ["127.0.0.2", "127.0.0.3"])
-    with black_hole("127.0.0.2") as port:
+    with deaf_port("127.0.0.2") as port:
         serve(deaf, host="127.0.0.3", port=port)
         service = connect(f"https://honcho.test:{port}", connect=0.8)
         service.fail("no connection within 0.8 s", Unreachable, Call(LONG), at=0.8)

@@ -42,6 +42,25 @@ sys.stdin.read()
 """
 
 
+# Appends three turns as a user whom the directory is shown to, and no more.
+AS_NOBODY = """
+import logging, os, sys
+from pathlib import Path
+from hermes_tasks.gateway.spool import Spool
+logging.basicConfig(format="%(message)s")
+directory = Path(sys.argv[1])
+os.chdir(directory.parent)
+if os.getuid() == 0:
+    os.chown(directory.name, 65534, 65534)
+    os.setgid(65534)
+    os.setuid(65534)
+spool = Spool(Path(directory.name), sys.argv[2])
+for number in range(3):
+    spool.append("a", f"a{number}", "{}")
+print(spool.pending, "pending,", spool.in_memory, "in memory")
+"""
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "outbox"
@@ -338,6 +357,25 @@ def test_without_a_directory_turns_are_kept_in_memory(
     assert "HERMES_TASKS_OUTBOX_DIR" in record.getMessage()
     assert "Not a directory" in record.getMessage()
     spool.close()
+
+
+def test_in_a_directory_that_cannot_be_written_turns_are_kept_in_memory(directory: Path) -> None:
+    # Given a directory in which nothing can be made,
+    directory.mkdir(mode=0o500)
+    directory.parent.chmod(0o755)
+    # if a process uses it that is not root, who may do everything,
+    process = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, str(directory), REDIS],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # I expect it to keep turns in memory, with one warning that says what to do
+    assert process.stdout == "3 pending, 3 in memory\n"
+    (warning,) = process.stderr.splitlines()
+    assert "HERMES_TASKS_OUTBOX_DIR" in warning
+    assert "Permission denied" in warning
+    assert not list(directory.iterdir())
 
 
 def test_a_full_disk_never_reaches_the_conversation(
