@@ -13,12 +13,11 @@
 allow_full_memory()
 local held = redis.call('LREM', HELD, 1, ARGV[1]) == 1
 if redis.call('EXISTS', HELD) == 0 then redis.call('ZADD', GATES, 0, ARGV[3]) end
-local its_state, is_paused = unpack(redis.call('HMGET', SESSION, 'state', 'paused'))
-if not held or its_state ~= 'held' then return 0 end
-paused = is_paused
-if ARGV[2] == '1' then redis.call('HSET', SESSION, 'most', 1) end
-its_state = head_of(INFLIGHT) and make_ready(ARGV[1]) or move_on(ARGV[1], now)
-if its_state ~= 'ready' then
+local became = held and go_on(ARGV[1], now)
+if not became then return 0 end
+if became == 'ready' then
+  if ARGV[2] == '1' then redis.call('HSET', SESSION, 'most', 1) end
+else
   redis.call('ZREM', PERMITS, ARGV[1])
   if state == 'probing' and probe_session == ARGV[1] and not probe_call then pass_on() end
 end

@@ -242,10 +242,19 @@ local function let_go(name, why, now)
 end
 
 -- Let a leased session wait to be let go on. Who holds sessions keeps them in a list of its own, and
--- calls make_ready for what is still held.
+-- calls go_on for what it has taken out of that.
 local function hold(name, why, now)
   let_go(name, why, now)
   redis.call('HSET', SESSION, 'state', 'held')
+end
+
+-- Let a held session go on. Returns its state; nil if it was not held. It is not ready when it was
+-- paused meanwhile, or its messages were dropped.
+local function go_on(name, now)
+  local state, is_paused = unpack(redis.call('HMGET', SESSION, 'state', 'paused'))
+  if state ~= 'held' then return nil end
+  paused = is_paused
+  return head_of(INFLIGHT) and make_ready(name) or move_on(name, now)
 end
 
 -- The parts of an intent: first, last, until, asked.

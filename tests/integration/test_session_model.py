@@ -52,6 +52,7 @@ from hermes_tasks.transport.sessions import (
     SessionOptions,
     SessionStore,
 )
+from hermes_tasks.transport.steering import Dropped, Steering, Woken
 
 only_valkey = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
@@ -136,14 +137,12 @@ return 1
 #: resume: let a held session go on. KEYS[15] the list; ARGV session.
 RESUME = """
 redis.call('LREM', KEYS[SESSION_KEYS + 1], 1, ARGV[1])
-if redis.call('HGET', SESSION, 'state') ~= 'held' then return 0 end
-make_ready(ARGV[1])
-return 1
+return go_on(ARGV[1], now_ms()) and 1 or 0
 """
 
 
 class HoldingStore(SessionStore):
-    """Sessions, and a list of those held."""
+    """Sessions, and a list of those held; steered by an operator."""
 
     @property
     def held(self) -> str:
@@ -154,6 +153,18 @@ class HoldingStore(SessionStore):
 
     def resume(self, session: str) -> bool:
         return self._run_text(RESUME, session)
+
+    def pause(self, session: str) -> str:
+        return Steering(self).pause(session)
+
+    def unpause(self, session: str) -> str | None:
+        return Steering(self).resume(session)
+
+    def drop(self, session: str) -> Dropped:
+        return Steering(self).drop(session)
+
+    def rouse(self, session: str) -> Woken:
+        return Steering(self).wake(session)
 
     def _run_text(self, text: str, *arguments: str) -> bool:
         script = scripts.Script(scripts._text("common") + text)
@@ -177,6 +188,7 @@ class Held:
     sleeping: float | None
     held: int
     lagging: float | None
+    paused: float | None
 
     @property
     def state(self) -> str:
@@ -200,11 +212,11 @@ def look(store: HoldingStore, session: str) -> Held:
     for key in lists:
         pipe.lrange(key, 0, -1)
     pipe.smembers(ids).pttl(base)
-    for key in (names.ready, names.leases, names.sleeping, names.lagging):
+    for key in (names.ready, names.leases, names.sleeping, names.lagging, names.paused):
         pipe.zscore(key, session)
     pipe.lrange(store.held, 0, -1)
     fields, inflight, waiting, backlog, members, ttl, *scores, held = pipe.execute()
-    ready, lease, sleeping, lagging = scores
+    ready, lease, sleeping, lagging, paused = scores
     return Held(
         {name.decode(): value.decode() for name, value in fields.items()},
         {
@@ -219,6 +231,7 @@ def look(store: HoldingStore, session: str) -> Held:
         sleeping,
         held.count(session.encode()),
         lagging,
+        paused,
     )
 
 
@@ -271,6 +284,7 @@ class ModelSession:
     given_up: list[str] = field(default_factory=list)
     senders: list[tuple[str, int, str]] = field(default_factory=list)
     watched: int | None = None
+    paused: bool = False
 
     @property
     def queued(self) -> list[Message]:
@@ -348,23 +362,26 @@ class Model:
         self.run.insert(0, [str(self.number), name])
 
     def _make_ready(self, name: str) -> str:
-        self._queue(name)
         session = self.sessions[name]
+        if session.paused:
+            session.state = "paused"
+            return "paused"
+        self._queue(name)
         session.state, session.since = "ready", self.number
         return "ready"
 
     def _sleep(self, name: str, until: int | tuple[float, float]) -> str:
         session = self.sessions[name]
-        session.state, session.wake_at = "sleeping", until
-        return "sleeping"
+        session.state, session.wake_at = "paused" if session.paused else "sleeping", until
+        return session.state
 
     def _move_on(self, name: str) -> str:
         session = self.sessions[name]
         self._refresh_lag(name)
         if not session.queued:
-            session.state, session.intent = "idle", None
+            session.state, session.intent = "paused" if session.paused else "idle", None
             session.forget_head()
-            return "idle"
+            return session.state
         if session.queued[0].not_before > self.now:
             return self._sleep(name, session.queued[0].not_before)
         return self._make_ready(name)
@@ -615,9 +632,10 @@ class Model:
         session.token, session.wake, session.progress = None, None, False
 
     def resume(self, name: str) -> bool:
-        if self.sessions[name].state != "held":
+        session = self.sessions[name]
+        if session.state != "held":
             return False
-        self._make_ready(name)
+        self._make_ready(name) if session.inflight else self._move_on(name)
         return True
 
     def complete(self, name: str, token: str, outcome: Outcome, id: str = "") -> Completed:
@@ -706,6 +724,73 @@ class Model:
             self._announce(name)
         return dropped
 
+    def pause(self, name: str) -> str:
+        session = self.sessions[name]
+        if session.state == "idle":
+            session.epoch = self.epoch
+        if not session.paused and session.state not in ("leased", "held"):
+            session.state = "paused"
+            self.ready.pop(name, None)
+        session.paused = True
+        return session.state
+
+    def unpause(self, name: str, due: float | None) -> str | None:
+        """``due``: when it would wake, as Redis has it."""
+        session = self.sessions[name]
+        if not session.paused:
+            return None
+        session.paused = False
+        if session.state != "paused":
+            return session.state
+        if not session.inflight:
+            return self._move_on(name)
+        if due is not None and due > self.now:
+            return self._sleep(name, int(due))
+        return self._make_ready(name)
+
+    def drop(self, name: str) -> Dropped:
+        session, left = self.sessions[name], 0
+        given_up = session.backlog + session.waiting
+        if session.state == "leased":
+            left = len(session.inflight)
+        else:
+            given_up = session.inflight + given_up
+            session.inflight.clear()
+        session.backlog.clear()
+        session.waiting.clear()
+        for message in given_up:
+            self._bury(name, message, "dropped")
+        if given_up and session.state != "leased":
+            self.ready.pop(name, None)
+            if session.state == "held":
+                session.intent = None
+                session.forget_head()
+                self._refresh_lag(name)
+            else:
+                self._move_on(name)
+        if given_up:
+            self._announce(name)
+        return Dropped(tuple(message.id for message in given_up), left)
+
+    def rouse(self, name: str, wake_at: float | None) -> Woken:
+        """``wake_at``: when it wakes, as Redis has it."""
+        session, now = self.sessions[name], self.now
+        if session.state != "sleeping" or wake_at is None:
+            return Woken(session.state, None, "")
+        head, at, why, lands = session.queued[0], now, "", 0
+        if not session.inflight and head.not_before > now:
+            at, why = head.not_before, "delayed"
+        if session.intent is not None and head.number <= session.intent.last:
+            lands = session.intent.until
+        if self.epoch_at is not None and session.epoch != self.epoch:
+            lands = max(lands, self.epoch_at + LANDING)
+        if min(lands, now + LANDING) > at:
+            at, why = min(lands, now + LANDING), "doubt"
+        if at == now:
+            return Woken(self._make_ready(name), None, "")
+        session.wake_at = min(at, int(wake_at))
+        return Woken("sleeping", (session.wake_at - now) / 1000, why)
+
     def watch(self, name: str, up_to: int | None) -> None:
         session = self.sessions[name]
         target = up_to or session.accepted
@@ -759,6 +844,7 @@ class Book:
     asked: int = 0  # in vain since the latest call, as far as Redis was told
     rewritten: list[str] = field(default_factory=list)
     awaited: set[int] = field(default_factory=set)  # somebody waits for all up to these numbers
+    paused: bool = False
     holder: str | None = None  # the token Redis last gave the session to, until it was given back
 
 
@@ -963,6 +1049,7 @@ class SessionMachine(RuleBasedStateMachine):
         if claim is None:
             return None
         assert book.holder in (None, token), "two workers hold the session"
+        assert book.holder == token or not book.paused, "a paused session is worked on"
         book.holder = token
         numbers = [item.number for item in claim.items]
         assert numbers == sorted(before.queued)[: len(numbers)], "a batch is not the oldest"
@@ -1014,7 +1101,10 @@ class SessionMachine(RuleBasedStateMachine):
         assert waits == (book.holder == work.token), "the fence of wait"
         if waits:
             book.holder, book.asked = None, 1
-            assert self.store.progress(work.session).wake_at_ms == doubt.until
+            after = look(self.store, work.session)
+            wakes = after.fields.get("due") if book.paused else after.sleeping
+            assert wakes is not None
+            assert int(wakes) == doubt.until
 
     @staticmethod
     def _answered(book: Book) -> None:
@@ -1248,6 +1338,56 @@ class SessionMachine(RuleBasedStateMachine):
         for name in ("backlog", "waiting"):
             book.gone |= {item.number: "purged" for item in before.lists[name]}
 
+    @rule(session=any_session, what=st.sampled_from(["pause", "unpause", "unpause"]))
+    def pause_and_unpause(self, session: str, what: str) -> None:
+        book, before = self.books[session], look(self.store, session)
+        answer = self.call(what, session)
+        after = look(self.store, session)
+        assert after.queued == before.queued, "a pause added or removed a message"
+        assert answer == (None if what == "unpause" and not book.paused else after.state)
+        if before.state in ("leased", "held"):
+            assert after.state == before.state, "a pause took a session from its holder"
+        book.paused = what == "pause"
+
+    @precondition(lambda self: self.work)
+    @rule(what=st.sampled_from(["pause, ended", "pause, failed", "pause, held", "drop", "rouse"]))
+    def steer_what_a_worker_has(self, what: str) -> None:
+        work = self.work[-1]
+        session, token, id = work.session, work.token, work.claim.items[0].id
+        match what.partition(", "):
+            case "pause", _, "held":
+                self.pause_and_unpause(session, "pause")
+                if self.call("hold", session, token):
+                    self.books[session].holder = None
+                self.resume_held(session)
+            case "pause", _, outcome:
+                self.pause_and_unpause(session, "pause")
+                self._complete(session, token, Outcome(outcome), id)
+            case "drop", *_:
+                self.drop_or_rouse(session, "drop")
+            case _:
+                self._begin(work, work.claim.items[-1].number)
+                self._complete(session, token, Outcome.FAILED, id)
+                self.drop_or_rouse(session, "rouse")
+
+    @rule(session=any_session, what=st.sampled_from(["drop", "rouse"]))
+    def drop_or_rouse(self, session: str, what: str) -> None:
+        book, before = self.books[session], look(self.store, session)
+        answer = self.call(what, session)
+        after = look(self.store, session)
+        if what == "drop":
+            kept = before.lists["inflight"] if before.state == "leased" else []
+            assert after.items == kept, "not all is dropped that nobody has"
+            assert answer.inflight == len(kept)
+            book.gone |= dict.fromkeys(before.queued.keys() - after.queued.keys(), "dead")
+        elif before.state == "sleeping" and after.state == "ready":
+            head = after.items[0]
+            fresh = head not in after.lists["inflight"]
+            assert not fresh or book.due.get(head.number, 0) <= self.now, "roused before its time"
+            assert book.lands.get(head.number, 0) <= self.now, "roused with a call in doubt"
+        else:
+            assert after.state == before.state
+
     def another_redis_process_answers(self) -> None:
         self.note_process(f"r{next(self.serial)}")
         for book in self.books.values():
@@ -1289,7 +1429,10 @@ class SessionMachine(RuleBasedStateMachine):
                 if score is not None
             }
             assert held.held <= 1, "held twice"
-            assert member_of == ({held.state} if held.state != "idle" else set())
+            assert member_of == ({held.state} if held.state not in ("idle", "paused") else set())
+            assert book.paused == ("paused" in held.fields) == (held.paused is not None)
+            if held.state != "leased" and held.state != "held":
+                assert book.paused == (held.state == "paused"), "paused, and yet going on"
             assert ("token" in held.fields) == (held.state == "leased")
             assert held.fields.get("token") == book.holder, "the lease changed hands in silence"
             if held.state == "idle":
@@ -1334,6 +1477,8 @@ class SessionMachine(RuleBasedStateMachine):
     def _drain(self) -> None:
         self.popped.clear()
         self.work.clear()
+        for session in SESSIONS:
+            self.pause_and_unpause(session, "unpause")
         for _ in range(60):
             if all(look(self.store, session).state == "idle" for session in SESSIONS):
                 break
@@ -1365,14 +1510,18 @@ class ModelMachine(SessionMachine):
         self.model = Model()
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        wake_at = look(self.store, args[0]).sleeping if name == "wake" else None
+        extra: tuple[float | None, ...] = ()
+        if name in ("wake", "rouse"):
+            extra = (look(self.store, args[0]).sleeping,)
+        elif name == "unpause":
+            due = look(self.store, args[0]).fields.get("due")
+            extra = (None if due is None else int(due),)
         answer = super().call(name, *args, **kwargs)
         if name == "rescue":
             self._check_rescue(answer)
         elif name == "watch":
             self.model.watch(*args)
         else:
-            extra = (wake_at,) if name == "wake" else ()
             expected = getattr(self.model, name)(*args, *extra, **kwargs)
             assert answer == expected, (name, answer, expected)
         return answer
@@ -1602,6 +1751,20 @@ BROKEN: dict[str, Edits] = {
     "after an overflow a session lags as before": {"push": [("    refresh_lag(name)\n", "")]},
     "a backlog is counted and not worked off": {
         "claim": [("count('backlog', -#taken)", "count('backlog', 0)")]
+    },
+    "a claim that ends queues a session that is paused": {
+        "complete": [("paused = is_paused", "local _ = is_paused")]
+    },
+    "a paused session goes to sleep": {"common": [("if paused then return park(time) end", "")]},
+    "a held session goes on though it is paused": {
+        "common": [("  paused = is_paused\n", "  local _ = is_paused\n")]
+    },
+    "a pause without work is forgotten after a day": {
+        "pause": [("  redis.call('PERSIST', SESSION)\n", "")]
+    },
+    "a drop takes what a worker has": {"drop": [("is_leased and {BACKLOG, WAITING} or {", "{")]},
+    "a session is roused before the call has landed": {
+        "rouse": [("if lands > wake then", "if false then")]
     },
     "a session with work is forgotten after a day": {
         "push": [("  redis.call('PERSIST', SESSION)\n", "")]
