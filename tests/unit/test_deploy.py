@@ -159,6 +159,16 @@ def test_every_setting_is_one(compose: dict[str, Any]) -> None:
     assert {name for name in given if name.startswith(("HERMES_TASKS_", "HONCHO_"))} <= known
 
 
+def test_every_setting_of_a_worker_reaches_it_and_whoever_shows_what_it_does() -> None:
+    of_gateways = {"flush_timeout", "outbox_dir", "outbox_rows", "outbox_sync"}
+    of_a_part = {"broker_url", "data_dir", "honcho_url", "honcho_api_key", "encryption_keys"}
+    settings = Settings.model_fields.keys() - of_gateways - of_a_part
+    given = {environment_variable(name): f"value-of-{name}" for name in settings}
+    services = read_compose(new_environment("http://honcho:8000") | given)["services"]
+    for name in ("worker", "flower", "exporter"):
+        assert given.items() <= services[name]["environment"].items()
+
+
 def test_a_worker_that_is_told_to_stop_has_time_for_what_it_writes(
     compose: dict[str, Any],
 ) -> None:
