@@ -275,6 +275,7 @@ def test_what_was_said_is_nowhere_but_in_queues_and_in_honcho(
         "Flower's pages": pages,
     }
     assert all(outputs.values())
+    assert all(pages[: len(PAGES)])
     assert {name for name, texts in outputs.items() if any(map(marker.is_in, texts))} == set()
     leaks = {key for key in marker.keys_with_it(redis_client) if not key.endswith(QUEUES)}
     assert leaks == set()
