@@ -94,28 +94,19 @@ def policy_here() -> Policy:
 
 @contextmanager
 def _store(app: Celery, safe_url: str, *, to_look: bool = False) -> Iterator[SessionStore]:
-    from hermes_tasks.gateway.link import ANSWER_SECONDS, CONNECT_SECONDS, FAILURES, Link
-    from hermes_tasks.transport import private_store
+    from hermes_tasks.gateway.link import FAILURES, Link
+    from hermes_tasks.ops.view import store_to_look
 
     link = Link(app, safe_url)
     try:
         if not to_look:
             yield link.channel().sessions
             return
-        with app.connection_for_write() as connection:
-            connection.transport_options.update(
-                max_retries=0,
-                retry_on_timeout=False,
-                socket_connect_timeout=CONNECT_SECONDS,
-                socket_timeout=ANSWER_SECONDS,
-            )
-            # Making a channel, Kombu would wait two seconds and try once more.
-            connection.ensure_connection(max_retries=0)
-            store = private_store(connection, timeout=ANSWER_SECONDS)
-            try:
-                yield store
-            finally:
-                store.client.connection_pool.disconnect()
+        store = store_to_look(app)
+        try:
+            yield store
+        finally:
+            store.client.connection_pool.disconnect()
     except FAILURES as error:
         raise link.broken(error) from error
     finally:

@@ -57,7 +57,8 @@ def status(watch: float | None, as_json: bool) -> None:
     \b
     Exit status:
       0  well, as far as can be seen
-      1  turns are not written: no worker takes them, a breaker is open, or Honcho asked for a pause
+      1  turns are not written: no worker takes them, a breaker is open, or Honcho asked for a pause;
+         or gateways lost some in the last hour, as their outboxes were full
       2  wrong usage
       3  Redis does not answer, or refuses us
     """
@@ -105,7 +106,7 @@ class Look:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether turns are not being written."""
+        """Whether turns are not written, or were lost."""
         return any(problem.severity == "wrong" for problem in self.problems)
 
     def document(self) -> dict[str, object]:

@@ -33,7 +33,7 @@ _START_WORKER = "start one: celery -A hermes_tasks worker"
 
 
 class Severity(StrEnum):
-    """``wrong``: turns are not being written. ``note``: they are, and something needs a look."""
+    """``wrong``: turns are not written, or were lost. ``note``: something needs a look."""
 
     WRONG = "wrong"
     NOTE = "note"
@@ -65,7 +65,7 @@ def diagnose(overview: Overview, history: Sequence[Sample] = ()) -> tuple[Proble
         *_of_workers(overview),
         *(problem for gate in overview.gates for problem in _of_gate(gate)),
         *_of_letters(overview, history),
-        *_of_gateways(overview),
+        *_of_gateways(overview, history),
         *_of_sessions(overview),
     ]
     if not any(problem.severity is Severity.WRONG for problem in found):
@@ -149,8 +149,15 @@ def _of_letters(overview: Overview, history: Sequence[Sample]) -> Iterator[Probl
         yield Problem(Severity.NOTE, what, "hermes-tasks dead list")
 
 
-def _of_gateways(overview: Overview) -> Iterator[Problem]:
+def _of_gateways(overview: Overview, history: Sequence[Sample]) -> Iterator[Problem]:
     gateways = overview.gateways
+    lost = gateways.dropped - history[0].dropped if history else 0
+    if lost > 0:
+        span = duration(overview.now - history[0].at)
+        what = f"{count(lost, 'turn')} lost in the last {span}: outboxes of gateways were full."
+        yield Problem(
+            Severity.WRONG, what, "let Redis take turns; or raise HERMES_TASKS_OUTBOX_ROWS"
+        )
     if gateways.rows:
         what = (
             f"{count(gateways.count, 'gateway')} with {count(gateways.rows, 'turn')} that Redis "

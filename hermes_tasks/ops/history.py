@@ -52,6 +52,7 @@ class Sample:
         unsettled: turns, now.
         lag: of the sessions that have turns to write.
         gates: by name.
+        dropped: turns that outboxes had to drop, since Redis was new.
     """
 
     at: float
@@ -61,6 +62,7 @@ class Sample:
     unsettled: int
     lag: Lag | None
     gates: dict[str, GateSample]
+    dropped: int = 0
 
     @classmethod
     def of(cls, overview: Overview) -> Self:
@@ -73,6 +75,7 @@ class Sample:
             overview.unsettled,
             overview.lag,
             {gate.name: GateSample.of(gate) for gate in overview.gates},
+            overview.gateways.dropped,
         )
 
     def as_json(self) -> str:
@@ -95,6 +98,7 @@ class Sample:
             int(found["unsettled"]),
             Lag(**found["lag"]) if found["lag"] else None,
             {name: GateSample(**gate) for name, gate in found["gates"].items()},
+            int(found.get("dropped", 0)),
         )
 
 

@@ -1,4 +1,4 @@
-"""A deployment to look at for as long as a process runs, as the exporter and Flower do."""
+"""A deployment to look at: once, or for as long as a process runs, as exporter and Flower do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ if TYPE_CHECKING:
     from hermes_tasks.transport import SessionStore
 
 T = TypeVar("T")
+
+
+def store_to_look(app: Celery) -> SessionStore:
+    """The sessions of a deployment for who only looks: nothing is written to Redis.
+
+    Raises:
+        FAILURES: Redis does not answer, or refuses us.
+    """
+    with app.connection_for_write() as connection:
+        connection.transport_options.update(
+            max_retries=0,
+            retry_on_timeout=False,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=ANSWER_SECONDS,
+        )
+        # Making a channel, Kombu would wait two seconds and try once more.
+        connection.ensure_connection(max_retries=0)
+        return private_store(connection, timeout=ANSWER_SECONDS)
 
 
 class View:
@@ -52,7 +70,7 @@ class View:
                     except FAILURES:
                         # It was started again, perhaps: these connections are of its past.
                         self._close()
-                self._store = self._connect()
+                self._store = store_to_look(self._app)
                 return question(self._store)
             except FAILURES as error:
                 self._close()
@@ -62,18 +80,6 @@ class View:
         """Close what is open. The next question opens it again."""
         with self._lock:
             self._close()
-
-    def _connect(self) -> SessionStore:
-        with self._app.connection_for_write() as connection:
-            connection.transport_options.update(
-                max_retries=0,
-                retry_on_timeout=False,
-                socket_connect_timeout=CONNECT_SECONDS,
-                socket_timeout=ANSWER_SECONDS,
-            )
-            # Making a channel, Kombu would wait two seconds and try once more.
-            connection.ensure_connection(max_retries=0)
-            return private_store(connection, timeout=ANSWER_SECONDS)
 
     def _close(self) -> None:
         store, self._store = self._store, None

@@ -89,6 +89,14 @@ def test_turns_that_redis_has_not_taken_are_said() -> None:
     assert "2 gateways with 1,500 turns that Redis has not accepted yet" in problem.what
 
 
+def test_turns_that_gateways_lost_lately_are_wrong_and_old_losses_not() -> None:
+    before = sample(replace(WELL, gateways=Gateways(0, 0, dropped=2)), 600)
+    assert diagnose(replace(WELL, gateways=Gateways(0, 0, dropped=2)), [before]) == ()
+    (problem,) = diagnose(replace(WELL, gateways=Gateways(0, 0, dropped=3)), [before])
+    assert problem.severity is Severity.WRONG
+    assert problem.what == "1 turn lost in the last 10 min: outboxes of gateways were full."
+
+
 def test_time_spans_are_said_in_their_two_largest_units() -> None:
     assert [duration(span) for span in (0.04, 9.94, 59.4, 60.0)] == [
         "0.0 s",
