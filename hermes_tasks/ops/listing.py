@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -15,6 +16,8 @@ from hermes_tasks.transport.trace import readable
 STATES = ("ready", "leased", "sleeping", "held", "paused")
 #: Most sessions on a page.
 MOST = 1_000
+
+_HELD_CURSOR = re.compile(r"\S+ \S+ \d{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,8 @@ def _held(store: SessionStore, limit: int, cursor: str) -> tuple[list[str], str]
     client, names = store.client, store.names
     last_gate, last, place = "", "", 0
     if cursor:
+        if not _HELD_CURSOR.fullmatch(cursor):
+            raise ValueError(f"no cursor of a page of held sessions: {cursor!r}")
         quoted_gate, quoted, number = cursor.split(" ")
         last_gate, last, place = unquote(quoted_gate), unquote(quoted), int(number)
     listed: Any = client.zrange(names.gates, 0, -1)

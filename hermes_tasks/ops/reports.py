@@ -82,7 +82,7 @@ def _reports(found: Mapping[str, str], now: int) -> list[tuple[str, float, list[
     """Name, age in seconds and numbers of each report; what is none is left out."""
     reports = []
     for name, report in found.items():
-        at, *said = report.split()
+        at, *said = report.split() or [""]
         if said and all(number.isdecimal() for number in (at, *said)):
             reports.append((name, max(0.0, (now - int(at)) / 1000), said))
     return reports

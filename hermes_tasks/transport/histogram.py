@@ -30,7 +30,7 @@ class Histogram:
         counts = [0] * (len(bounds_ms) + 1)
         for field, count in counters.items():
             before, _, bound = field.rpartition(":")
-            if before == name:
+            if before == name and (bound == "inf" or bound.isdecimal()):
                 limit = float(bound)
                 place = sum(known < limit for known in bounds_ms)
                 counts[place] += int(count)

@@ -5,6 +5,7 @@ None of it costs more with more sessions: nothing is scanned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,6 +16,9 @@ from hermes_tasks.transport.sessions import Doubt, Progress, SessionStore
 
 #: Of so many sessions the lag is told that none of them exceeds.
 SHARES = (0.5, 0.95, 0.99)
+
+_COUNT = re.compile(r"-?\d{1,18}")
+_CURSOR = re.compile(r"\d{1,18}(\.\d+)?(e\+\d{1,2})? \S*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,16 @@ class Counts:
             paused,
             lagging,
             dead,
-            {name: int(value) for name, value in _pairs(stats)},
+            counters_of(stats),
             dict(_pairs(workers)),
             dict(_pairs(gateways)),
             tuple(max(0.0, now - float(since)) for since in sinces),
         )
+
+
+def counters_of(flat: Sequence[bytes]) -> dict[str, int]:
+    """A hash of counters, without what is none."""
+    return {name: int(value) for name, value in _pairs(flat) if _COUNT.fullmatch(value)}
 
 
 def read_counts(store: SessionStore) -> Counts:
@@ -96,8 +105,8 @@ def page_of(
         ValueError: the cursor is none.
     """
     score, _, last = cursor.partition(" ")
-    if cursor:
-        float(score)
+    if cursor and not _CURSOR.fullmatch(cursor):
+        raise ValueError(f"no cursor of a page: {cursor!r}")
     answer = script("page", reads=True)(store.client, [members], [limit, score, unquote(last)])
     sessions = [name.decode() for name in answer[::2]]
     if len(sessions) < limit:
