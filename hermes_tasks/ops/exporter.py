@@ -14,7 +14,7 @@ from hermes_tasks.ops.metrics import METRICS, UP, Metric
 from hermes_tasks.transport.histogram import Histogram
 
 try:
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
@@ -65,12 +65,27 @@ class OverviewCollector(Collector):
         yield _up()
 
 
+class _Still(Collector):
+    """What was read already."""
+
+    def __init__(self, overview: Overview | None) -> None:
+        self._overview = overview
+
+    def collect(self) -> Iterator[Family]:
+        yield from families(self._overview)
+
+
 def families(overview: Overview | None) -> Iterator[Family]:
     """All metrics of a deployment; ``None``: Redis does not answer."""
     if overview is not None:
         for metric in METRICS:
             yield _filled(metric, overview)
     yield _up(overview is not None)
+
+
+def exposition(overview: Overview | None) -> bytes:
+    """The same as text for Prometheus."""
+    return generate_latest(_Still(overview))
 
 
 def serve(read: Callable[[], Overview], host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -124,7 +139,7 @@ def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily | Histogr
 
 
 def _up(value: bool = False) -> GaugeMetricFamily:
-    return GaugeMetricFamily(UP, "Whether Redis answers: 1 or 0.", value=value)
+    return GaugeMetricFamily(UP, "Whether Redis answers: 1 or 0.", value=float(value))
 
 
 def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:

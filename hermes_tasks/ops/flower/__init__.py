@@ -17,6 +17,7 @@ whatever login it has, under its ``--url-prefix``.
 ``/session?id=…``         one session: its queued turns, what its oldest went through, recent turns
 ``/api/sessions``         what the first page shows, as JSON, under the rules of Flower's API
 ``/api/session?id=…``     what the second one shows
+``/metrics``              Flower's own, and those of the deployment, for Prometheus
 ========================  ==========================================================================
 """
 
@@ -37,12 +38,13 @@ def install() -> None:
         import flower.urls
     except ImportError:
         raise MissingExtra("Flower is not installed: pip install 'hermes-tasks[flower]'") from None
-    from hermes_tasks.ops.flower.routes import ROUTES
+    from hermes_tasks.ops.flower.routes import INSTEAD, ROUTES
     from hermes_tasks.ops.flower.templates import TabLoader
 
     settings = flower.urls.settings
     if isinstance(settings.get("template_loader"), TabLoader):
         return
     settings["template_loader"] = TabLoader(settings["template_path"])
+    flower.urls.handlers[:0] = INSTEAD
     # The last route of Flower's catches everything.
     flower.urls.handlers[-1:-1] = ROUTES

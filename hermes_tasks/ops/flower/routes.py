@@ -8,6 +8,7 @@ from typing import Any
 from tornado.web import StaticFileHandler, url
 
 from hermes_tasks.ops.flower import views
+from hermes_tasks.ops.flower.metrics import Metrics
 
 #: Scripts and styles of the pages.
 STATIC = Path(__file__).with_name("static")
@@ -23,6 +24,9 @@ class Static(StaticFileHandler):
     def get_cache_time(self, *_: Any) -> int:
         return 0
 
+
+#: What we give in place of Flower's own.
+INSTEAD = [url(r"/metrics", Metrics)]
 
 ROUTES = [
     url(r"/sessions", views.SessionsPage, name="sessions"),
