@@ -57,8 +57,8 @@ def status(watch: float | None, as_json: bool) -> None:
     \b
     Exit status:
       0  well, as far as can be seen
-      1  turns are not written: no worker takes them, a breaker is open, or Honcho asked for a pause;
-         or gateways lost some in the last hour, as their outboxes were full
+      1  turns are not written: no worker takes them, a breaker is open, or Honcho asked for a
+         pause; or gateways lost some in the last hour, as their outboxes were full
       2  wrong usage
       3  Redis does not answer, or refuses us
     """
