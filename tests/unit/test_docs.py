@@ -6,6 +6,7 @@ people write.
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from devtools.reference import commands, keys, lua, settings
 from devtools.reference.hook import PAGES
 from hermes_tasks.cli import main
 from hermes_tasks.config import Settings, environment_variable
+from hermes_tasks.ops import diagnosis
 
 PROJECT = Path(__file__).parents[2]
 WRITTEN = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
@@ -50,6 +52,14 @@ def test_every_target_that_a_page_shows_is_one(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"(?:`|\$ )make ([a-z]+)", text):
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+
+
+def test_the_runbook_speaks_as_the_status_does() -> None:
+    runbook = (PROJECT / "docs" / "how-to" / "outage.md").read_text(encoding="utf-8")
+    said = inspect.getsource(diagnosis)
+    for heading in re.findall(r"^### (.*`.*)$", runbook, re.MULTILINE):
+        for words in re.findall(r"`([^`]+)`", heading):
+            assert words in said, words
 
 
 def test_every_link_of_the_readme_leads_to_a_file() -> None:
