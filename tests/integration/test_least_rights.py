@@ -187,6 +187,7 @@ def test_each_user_is_refused_nothing_it_needs(
         shown = [
             *(str(answers), str(app.control.inspect(timeout=1.0).report())),
             *(flower.get(page) or "" for page in ("/", "/broker", f"/worker/{name}")),
+            *(flower.get(page) or "" for page in ("/sessions/data", "/api/session?id=default:w:s")),
             *(users.run("worker", "config", *more).output for more in ((), ("--json",))),
         ]
         for command in OPERATING:
