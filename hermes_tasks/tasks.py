@@ -171,6 +171,7 @@ def wait_for_key(lease: SessionLease, error: MissingKey) -> None:
     seconds = min(KEY_FIRST * 2.0 ** min(lease.tries, 16), KEY_LONGEST) * random.uniform(0.5, 1.0)
     try:
         lease.postpone(seconds, len(lease.messages), f"MissingKey: {error}")
+        lease.count("without_key")
     except (LeaseLost, RedisError) as lost:
         logger.debug("%s", type(lost).__name__)
 

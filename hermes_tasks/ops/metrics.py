@@ -270,6 +270,13 @@ METRICS: tuple[Metric, ...] = (
         one(lambda overview: overview.dead),
     ),
     Metric(
+        "hermes_tasks_batches_without_key_total",
+        "counter",
+        "times",
+        "Times that a worker put turns off which are sealed with a key that it does not have.",
+        counter("without_key"),
+    ),
+    Metric(
         "hermes_tasks_dead_letters_retried_total",
         "counter",
         "turns",

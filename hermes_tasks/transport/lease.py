@@ -267,6 +267,10 @@ class SessionLease:
         if not self._store.note(self.session, self.token, text):
             raise self._lost()
 
+    def count(self, name: str) -> None:
+        """Add one to a counter of the deployment, which :meth:`.SessionStore.counters` gives."""
+        events.counter(self._store)({name: 1})
+
     def age(self, message: BatchMessage) -> float:
         """Seconds since a message was accepted or, if it was delayed, became due; at least 0."""
         at_claim = (self._claimed_ms - message.accepted) / 1000

@@ -100,7 +100,7 @@ def test_turns_wait_for_the_key_and_are_written_in_order_while_keys_change(
         env = {"HONCHO_URL": honcho.url, "HERMES_TASKS_ENCRYPTION_KEYS": OLD}
         lacking = worker("-c", "1", "--without-mingle", env=env)
         wait_until(lambda: len(honcho.log("s")) == 2, 20, "what it has the key for")
-        wait_until(lambda: store.counters().get("postponed"), 20, "the session to be put off")
+        wait_until(lambda: store.counters().get("without_key"), 20, "the session to be put off")
         said = re.findall(r"ERROR.*No turn is lost, but some wait: (.*)", lacking.log)
         (complaint,) = said
         assert complaint == (
