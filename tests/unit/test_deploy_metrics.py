@@ -20,6 +20,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
 RULES_TEST = DEPLOY / "prometheus" / "rules_test.yml"
 DASHBOARD = DEPLOY / "grafana" / "hermes-tasks.json"
+SCALER = DEPLOY / "kubernetes" / "scaledobject.yaml"
+GUIDE = DEPLOY.parent / "docs" / "how-to" / "monitor.md"
 
 SERIES = {name: set(labels) for name, labels in series()}
 #: Labels that Prometheus adds to what it scrapes.
@@ -57,13 +59,22 @@ def panels() -> list[dict[str, Any]]:
     return found
 
 
-def expressions() -> Iterator[tuple[str, str]]:
-    """Every query of the dashboard and of the alerts, and where it stands."""
-    for rule in rules():
-        yield rule["alert"], rule["expr"]
+def queries() -> Iterator[tuple[str, str]]:
+    """Every query of the dashboard and of the scaler, and where it stands."""
     for panel in panels():
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
+    for trigger in yaml.safe_load(SCALER.read_text(encoding="utf-8"))["spec"]["triggers"]:
+        yield SCALER.name, trigger["metadata"]["query"]
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Those, those of the alerts, and what the guide names."""
+    yield from queries()
+    for rule in rules():
+        yield rule["alert"], rule["expr"]
+    for selector in re.findall(r"`(hermes_tasks_[^`]+)`", GUIDE.read_text(encoding="utf-8")):
+        yield GUIDE.name, selector.removesuffix(" 0")
 
 
 def test_every_query_asks_for_what_is_there() -> None:
@@ -119,13 +130,14 @@ def test_prometheus_takes_the_alerts(promtool: str) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prometheus_takes_the_queries_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
-    queries = [
-        re.sub(r"\$(instance|gate)", ".*", target["expr"]).replace("$__rate_interval", "1m")
-        for panel in panels()
-        for target in panel.get("targets", ())
+def test_prometheus_takes_the_queries_of_dashboard_and_scaler(
+    promtool: str, tmp_path: Path
+) -> None:
+    asked = [
+        re.sub(r"\$(instance|gate)", ".*", query).replace("$__rate_interval", "1m")
+        for _, query in queries()
     ]
-    recorded = [{"record": f"q{number}", "expr": query} for number, query in enumerate(queries)]
+    recorded = [{"record": f"q{number}", "expr": query} for number, query in enumerate(asked)]
     file = tmp_path / "queries.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
     done = subprocess.run(
