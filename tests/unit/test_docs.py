@@ -9,11 +9,14 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
 
 from devtools.reference import commands, keys, lua, settings
 from devtools.reference.hook import PAGES
@@ -60,6 +63,27 @@ def test_the_runbook_speaks_as_the_status_does() -> None:
     for heading in re.findall(r"^### (.*`.*)$", runbook, re.MULTILINE):
         for words in re.findall(r"`([^`]+)`", heading):
             assert words in said, words
+
+
+@each_page
+def test_every_piece_of_python_on_a_page_can_be_read(page: Path) -> None:
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        compile(code, page.name, "exec")
+
+
+def test_the_site_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MkDocs and its theme warn about themselves
+        build(load_config(str(PROJECT / "mkdocs.yml"), site_dir=str(tmp_path)))
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > len(WRITTEN)
+    for page in pages:
+        # A link may lead elsewhere; nothing that a page needs may come from there.
+        fetched = re.findall(
+            r"<(?:script|img|iframe|link)\b[^>]*(?:src|href)=\"([^\"]*)", page.read_text("utf-8")
+        )
+        assert not [address for address in fetched if "//" in address], page
 
 
 def test_every_link_of_the_readme_leads_to_a_file() -> None:
