@@ -45,7 +45,7 @@ def _command(context: click.Context) -> str:
     command = context.command
     usage = " ".join((context.command_path, *command.collect_usage_pieces(context)))
     depth = "##" if len(context.command_path.split()) < 3 else "###"
-    text = f"{depth} {context.command_path}\n\n{_help(command)}\n{markdown.block(usage)}"
+    text = f"{depth} {context.command_path}\n\n{markdown.block(usage)}\n{_help(command)}"
     if rows := [row for parameter in command.params if (row := _parameter(parameter, context))]:
         text += "\n" + markdown.table(("option", "what it does"), rows)
     return text
