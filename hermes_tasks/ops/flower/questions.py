@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from hermes_tasks.ops.diagnosis import diagnose
+from hermes_tasks.ops.diagnosis import SILENT_SECONDS, diagnose
 from hermes_tasks.ops.history import read_history
 from hermes_tasks.ops.listing import list_sessions, read_session
 from hermes_tasks.ops.overview import read_overview
@@ -27,6 +27,7 @@ def overview(store: SessionStore, policy: Policy) -> dict[str, Any]:
         "overview": dataclasses.asdict(found),
         "problems": [dataclasses.asdict(problem) for problem in diagnose(found, past)],
         "history": [_short(dataclasses.asdict(sample)) for sample in past],
+        "silent_after": SILENT_SECONDS,
         "letters": [_letter(letter) for letter in DeadLetters(store).newest(limit=LETTERS)],
     }
 

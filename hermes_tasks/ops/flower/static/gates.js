@@ -1,9 +1,10 @@
 // One panel for each gate: whether calls are made, and how long they may take and do take.
 
-import { byId, element } from './dom.js';
+import { byId, element, show } from './dom.js';
 import { Plot } from './plot.js';
 import { count, counted, duration, moment } from './text.js';
 
+const MAINTENANCE = ['Maintenance', 'text-bg-warning', 'No calls are made, as somebody asked for.'];
 const STATES = {
   closed: ['Closed', 'text-bg-success', 'Calls are made.'],
   open: ['Open', 'text-bg-danger', 'No calls are made.'],
@@ -38,10 +39,10 @@ class GatePanel {
   }
 
   show(gate, history) {
-    const [title, colour, text] = STATES[gate.state] ?? [gate.state, 'text-bg-secondary', ''];
+    const [title, colour, text] = stateOf(gate);
     this.badge.className = `badge ${colour}`;
     this.badge.textContent = title;
-    this.facts.replaceChildren(...facts(gate, text));
+    show(this.facts, facts(gate, text));
     const bands = history.bands((sample) => {
       const state = sample.gates[gate.name]?.state;
       return state === 'closed' ? undefined : state;
@@ -60,6 +61,10 @@ class GatePanel {
       : 'In the last hour it was closed all the time.';
     this.happened.classList.toggle('happened-open', long > 0);
   }
+}
+
+function stateOf({ state, maintenance }) {
+  return maintenance ? MAINTENANCE : (STATES[state] ?? [state, 'text-bg-secondary', '']);
 }
 
 function facts(gate, text) {
@@ -90,8 +95,9 @@ function facts(gate, text) {
   }
   gate.classes.forEach(({ most, deadline, p95, samples, raised }) => {
     const raise = raised ? `, at the ceiling until ${counted(raised, 'more fast call')}` : '';
-    const of = p95 === null ? 'no recent calls' : `p95 ${duration(p95)} of ${counted(samples, 'call')}`;
-    say(`Up to ${most} messages`, [element('b', {}, duration(deadline)), ` (${of}${raise})`]);
+    const of =
+      p95 === null ? 'no recent calls' : `p95 ${duration(p95)} of ${counted(samples, 'call')}`;
+    say(`Up to ${most} messages`, ['deadline ', element('b', {}, duration(deadline)), `, ${of}${raise}`]);
   });
   say('Ever', `${counted(gate.counters.calls, 'call')}, opened ${times(gate.counters.opened)}`);
   return rows;

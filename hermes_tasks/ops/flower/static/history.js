@@ -2,7 +2,7 @@
 
 const HOUR = 3600;
 // A young deployment's plots do not begin with an hour of nothing.
-const SHORTEST = 600;
+const SHORTEST = 120;
 const MINUTE = 60;
 
 export class History {

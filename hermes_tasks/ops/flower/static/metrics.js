@@ -1,11 +1,12 @@
 // The row of numbers: Flower's cards, each with a line that says more.
 
-import { element } from './dom.js';
+import { element, show } from './dom.js';
 
 // cards: [{ label, value, more, kind, id }]; kind: success, active, danger, warning or undefined.
 export function showMetrics(container, cards) {
-  container.replaceChildren(
-    ...cards.map(({ label, value, more = '', kind, id }) =>
+  show(
+    container,
+    cards.map(({ label, value, more = '', kind, id }) =>
       element(
         'article',
         { class: `metric-card${kind ? ` metric-card-${kind}` : ''}`, 'data-metric': id },

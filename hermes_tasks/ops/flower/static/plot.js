@@ -81,8 +81,14 @@ export class Plot {
       ...timeTicks(from, to, width).map((at) => this.time(at)),
       ...this.series.map((one, index) => this.line(one, index, points)),
       this.cursor,
+      ...(points.length ? [] : [this.nothing(width)]),
     );
     this.pick(this.picked);
+  }
+
+  nothing(width) {
+    const place = { x: (MARGIN.left + width) / 2, y: HEIGHT / 2, 'text-anchor': 'middle' };
+    return svg('text', { class: 'plot-empty', ...place }, 'No worker has noted anything yet');
   }
 
   band({ from, to, kind }, begin, end) {

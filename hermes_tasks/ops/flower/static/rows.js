@@ -1,6 +1,6 @@
 // The table of sessions: filtered by state, a page more at a time.
 
-import { byId, element, emptyRow, missing } from './dom.js';
+import { byId, element, emptyRow, missing, show } from './dom.js';
 import { count, duration } from './text.js';
 
 export const STATES = {
@@ -36,12 +36,19 @@ export class Rows {
   // changed: called when other rows are wanted.
   constructor(sessionUrl, changed) {
     this.sessionUrl = sessionUrl;
-    this.changed = changed;
     this.state = '';
     this.limit = PAGE;
     byId('rows-more').addEventListener('click', () => {
       this.limit = Math.min(MOST, this.limit * 2);
       changed();
+    });
+    byId('states').addEventListener('click', ({ target }) => {
+      const button = target.closest('[data-state]');
+      if (button) {
+        this.state = button.dataset.state;
+        this.limit = PAGE;
+        changed();
+      }
     });
   }
 
@@ -49,10 +56,11 @@ export class Rows {
     return { state: this.state, limit: this.limit };
   }
 
-  show({ rows, cursor }, sessions, lagging) {
-    this.filters(sessions, lagging);
-    byId('rows').replaceChildren(
-      ...(rows.length ? rows.map((row) => this.row(row)) : [emptyRow(COLUMNS, this.nothing())]),
+  show({ rows, cursor }, sessions) {
+    this.filters(sessions);
+    show(
+      byId('rows'),
+      rows.length ? rows.map((row) => this.row(row)) : emptyRow(COLUMNS, this.nothing()),
     );
     byId('rows-shown').textContent = rows.length ? `The first ${count(rows.length)}` : '';
     byId('rows-shown').classList.toggle('d-none', !cursor);
@@ -66,12 +74,12 @@ export class Rows {
   }
 
   filters(sessions) {
-    const entries = [['', 'All', undefined], ...Object.keys(sessions).map((state) => [state, STATES[state]?.[0] ?? state, sessions[state]])];
-    const now = document.activeElement?.dataset?.state;
-    byId('states').replaceChildren(
-      ...entries.map(([state, title, number]) => {
+    const names = Object.keys(sessions).map((state) => [state, STATES[state]?.[0] ?? state]);
+    show(
+      byId('states'),
+      [['', 'All'], ...names].map(([state, title]) => {
         const active = state === this.state;
-        const button = element(
+        return element(
           'button',
           {
             class: `task-state-filter${active ? ' active' : ''}`,
@@ -81,20 +89,10 @@ export class Rows {
             title: STATES[state]?.[2],
           },
           title,
-          number === undefined ? '' : element('b', { class: 'filter-count' }, count(number)),
+          state ? element('b', { class: 'filter-count' }, count(sessions[state])) : '',
         );
-        button.addEventListener('click', () => {
-          this.state = state;
-          this.limit = PAGE;
-          this.changed();
-        });
-        return button;
       }),
     );
-    // What had the focus is another element now.
-    if (now !== undefined) {
-      byId('states').querySelector(`[data-state="${CSS.escape(now)}"]`)?.focus();
-    }
   }
 
   row({ session, state, lag, inflight, waiting, backlog, attempts, wakes_in: wakesIn, paused }) {

@@ -1,10 +1,10 @@
 // The page `/session?id=…`: which session it is, it reads from its own address.
 
-import { byId, element, emptyRow, missing } from './dom.js';
+import { byId, element, emptyRow, missing, show } from './dom.js';
 import { Live } from './live.js';
 import { showMetrics } from './metrics.js';
 import { STATES, shownTime, stateBadge } from './rows.js';
-import { count, counted, duration, moment } from './text.js';
+import { count, counted, duration, moment, zone } from './text.js';
 import { showFailure } from './verdict.js';
 
 const page = byId('session-page');
@@ -19,6 +19,7 @@ const TASK_STATES = {
 };
 
 byId('name').textContent = id;
+byId('zone').textContent = zone();
 document.title = `${id} · Flower`;
 
 function linked(base, name) {
@@ -77,52 +78,71 @@ function says({ state, paused, worker, wakes_in: wakesIn }) {
   return [text, ...more].join('; ');
 }
 
-function showQueued({ turns, inflight, waiting, backlog }) {
+// Flower has a page only for turns that it has seen.
+function turnName(turn, seen) {
+  return seen.has(turn) ? linked(page.dataset.taskUrl, turn) : element('span', {}, turn);
+}
+
+function showQueued({ turns, inflight, waiting, backlog }, recent) {
   const all = inflight + waiting + backlog;
-  byId('queued').replaceChildren(
-    ...(turns.length
+  const seen = new Set(recent.map((turn) => turn.id));
+  show(
+    byId('queued'),
+    turns.length
       ? turns.map(({ number, id: turn, size, age, place }) =>
           element(
             'tr',
             {},
+            element('td', { class: 'name' }, turnName(turn, seen)),
             element('td', { class: 'number' }, count(number)),
-            element('td', { class: 'name' }, linked(page.dataset.taskUrl, turn)),
             element('td', {}, place),
             element('td', { class: 'number' }, duration(age)),
             element('td', { class: 'number wide' }, count(size)),
           ),
         )
-      : [emptyRow(5, 'Nothing is queued: all is written.')]),
+      : emptyRow(5, 'Nothing is queued: all is written.'),
   );
-  byId('queued-more').textContent = all > turns.length ? `and ${counted(all - turns.length, 'later turn')}` : '';
+  const more = all - turns.length;
+  byId('queued-more').textContent = more > 0 ? `and ${counted(more, 'later turn')}` : '';
 }
 
 function showTrace(trace) {
-  byId('trace').replaceChildren(
-    ...(trace.length
+  show(
+    byId('trace'),
+    trace.length
       ? trace.map((line) => {
           const [at, ...text] = line.split(' ');
           return element('li', {}, element('time', { datetime: at }, moment(Date.parse(at) / 1000)), ' ', text.join(' '));
         })
-      : [element('li', { class: 'trace-none' }, 'Nothing has failed, and nothing has held it.')]),
+      : element('li', { class: 'trace-none' }, 'Nothing has failed, and nothing has held it.'),
   );
 }
 
-function showRecent(recent) {
-  byId('recent').replaceChildren(
-    ...(recent.length
+// A turn that was begun and has to wait again stays "started" in Celery's events.
+function taskBadge(state, queued) {
+  const [text, colour] = queued
+    ? ['QUEUED', 'text-bg-secondary']
+    : [state, TASK_STATES[state] ?? 'text-bg-secondary'];
+  return element('span', { class: `badge ${colour}` }, text);
+}
+
+function showRecent(recent, { turns, state: now }) {
+  const queued = new Set(now === 'leased' ? [] : turns.map((turn) => turn.id));
+  show(
+    byId('recent'),
+    recent.length
       ? recent.map(({ id: turn, state, at, runtime, worker }) =>
           element(
             'tr',
             {},
             element('td', { class: 'name' }, linked(page.dataset.taskUrl, turn)),
-            element('td', {}, element('span', { class: `badge ${TASK_STATES[state] ?? 'text-bg-secondary'}` }, state)),
-            element('td', { class: 'number text-nowrap' }, moment(at)),
+            element('td', {}, taskBadge(state, queued.has(turn))),
+            element('td', { class: 'number' }, moment(at)),
             element('td', { class: 'number wide' }, shownTime(runtime)),
             element('td', { class: 'wide' }, worker ? linked(page.dataset.workerUrl, worker) : missing()),
           ),
         )
-      : [emptyRow(5, 'Flower has seen none since it was started. Workers tell it of them with --events.')]),
+      : emptyRow(5, 'Flower has seen none since it was started. Workers tell it of them with --events.'),
   );
 }
 
@@ -153,19 +173,19 @@ const UNKNOWN = {
   turns: [],
 };
 
-function show({ session, recent }) {
+function shown({ session, recent }) {
   const found = session ?? UNKNOWN;
-  byId('state').replaceChildren(...stateBadge(found.state, found.paused));
+  show(byId('state'), stateBadge(found.state, found.paused));
   byId('says').textContent = session ? says(found) : 'Redis has forgotten it: all is written, a day ago or longer';
   showMetrics(byId('metrics'), cards(found));
-  showQueued(found);
+  showQueued(found, recent);
   showTrace(found.trace);
-  showRecent(recent);
+  showRecent(recent, found);
   showCommands(found);
 }
 
 new Live({
   address: () => `${page.dataset.url}?${new URLSearchParams({ id })}`,
-  shown: show,
+  shown,
   failed: (text) => showFailure(page, text),
 }).look();

@@ -1,13 +1,13 @@
 // The page `/sessions`: wires the parts to the numbers.
 
-import { byId, element, emptyRow } from './dom.js';
+import { byId, element, emptyRow, show } from './dom.js';
 import { showGates } from './gates.js';
 import { History } from './history.js';
 import { Live } from './live.js';
 import { showMetrics } from './metrics.js';
 import { Plot } from './plot.js';
 import { Rows } from './rows.js';
-import { count, counted, duration, moment } from './text.js';
+import { count, counted, duration, moment, zone } from './text.js';
 import { showFailure, showFindings } from './verdict.js';
 
 const page = byId('sessions-page');
@@ -39,11 +39,13 @@ function listed(counts) {
     .join(', ');
 }
 
-function cards({ overview }) {
+function cards({ overview, silent_after: silentAfter }) {
   const { unsettled, backlog, dead, twice, workers, gateways } = overview;
   const last = history.samples.length - 1;
   const rate = last < 0 ? null : history.rate('written', last);
-  const consuming = workers.filter((worker) => worker.consuming).length;
+  const consuming = workers.filter(
+    ({ consuming: takes, seen }) => takes && seen <= silentAfter,
+  ).length;
   const lags = overview.lag;
   return [
     {
@@ -97,8 +99,9 @@ function cards({ overview }) {
 }
 
 function showLetters(letters, sessionUrl) {
-  byId('letters').replaceChildren(
-    ...(letters.length
+  show(
+    byId('letters'),
+    letters.length
       ? letters.map(({ at, reason, session, id, detail }) =>
           element(
             'tr',
@@ -114,28 +117,36 @@ function showLetters(letters, sessionUrl) {
             ),
           ),
         )
-      : [emptyRow(3, 'No dead letters.')]),
+      : emptyRow(3, 'No dead letters.'),
   );
 }
 
-function showProcesses({ workers, gateways }) {
-  const list = workers.map(({ name, consuming, seen }) =>
+function worker({ name, consuming, seen }, silentAfter) {
+  const silent = seen > silentAfter;
+  const says = consuming ? 'takes sessions' : 'takes no sessions';
+  return element(
+    'li',
+    {},
+    element('span', {
+      class: `status-dot status-dot-${consuming && !silent ? 'live' : 'error'}`,
+      'aria-hidden': 'true',
+    }),
+    element('span', { class: 'process-name' }, name),
     element(
-      'li',
-      {},
-      element('span', { class: `status-dot status-dot-${consuming ? 'live' : 'error'}`, 'aria-hidden': 'true' }),
-      element('span', { class: 'process-name' }, name),
-      element(
-        'span',
-        { class: 'process-state' },
-        `${consuming ? 'takes sessions' : 'takes none'}, seen ${duration(seen)} ago`,
-      ),
+      'span',
+      { class: 'process-state' },
+      silent ? `silent for ${duration(seen)}` : `${says}, seen ${duration(seen)} ago`,
     ),
   );
+}
+
+function showProcesses({ workers, gateways }, silentAfter) {
+  const list = workers.map((one) => worker(one, silentAfter));
   const told = gateways.count
     ? `${counted(gateways.count, 'gateway')} with ${counted(gateways.rows, 'turn')} that Redis has not accepted yet`
     : 'No gateway has anything to send';
-  byId('processes').replaceChildren(
+  show(
+    byId('processes'),
     workers.length
       ? element('ul', { class: 'processes' }, list)
       : element('p', { class: 'empty-table-message' }, 'No worker has reported in the last ten minutes.'),
@@ -147,7 +158,7 @@ function showProcesses({ workers, gateways }) {
   );
 }
 
-function show(answer) {
+function shown(answer) {
   const { overview } = answer;
   history.add(answer.history, overview.now);
   showFindings(answer.problems, overview);
@@ -164,13 +175,14 @@ function show(answer) {
   });
   rows.show(answer.sessions, overview.sessions);
   showLetters(answer.letters, page.dataset.sessionUrl);
-  showProcesses(overview);
+  showProcesses(overview, answer.silent_after);
 }
 
 const rows = new Rows(page.dataset.sessionUrl, () => live.look());
 const live = new Live({
   address: () => `${page.dataset.url}?${new URLSearchParams({ ...rows.query, since: history.since })}`,
-  shown: show,
+  shown,
   failed: (text) => showFailure(page, text),
 });
+byId('zone').textContent = zone();
 live.look();

@@ -38,6 +38,12 @@ export function moment(seconds) {
   return today ? time : `${at.toLocaleDateString('en-CA')} ${time}`;
 }
 
+// Commands and logs say UTC, so a page says what it says.
+export function zone() {
+  const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+  return `Times without a zone are those of this browser: ${timeZone}.`;
+}
+
 export function clock(seconds) {
   return new Date(seconds * 1000).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' });
 }

@@ -1,6 +1,6 @@
 // What is the matter, on top: the first thing to read.
 
-import { byId, element } from './dom.js';
+import { byId, element, show } from './dom.js';
 import { counted, duration } from './text.js';
 
 const MARKS = { wrong: ['✕', 'Wrong'], note: ['!', 'Note'], well: ['✓', 'Well'] };
@@ -41,26 +41,14 @@ function well({ unsettled, lag }) {
   return { severity: 'well', what, do: '' };
 }
 
-// Told anew only when it says something else: a screen reader need not hear it every two seconds.
-let told = '';
-
 export function showFindings(problems, overview) {
   const wrong = problems.some(({ severity }) => severity === 'wrong');
-  const findings = wrong ? problems : [well(overview), ...problems];
-  const saying = JSON.stringify(findings);
-  if (saying !== told) {
-    told = saying;
-    byId('verdict').replaceChildren(...findings.map(finding));
-  }
+  show(byId('verdict'), (wrong ? problems : [well(overview), ...problems]).map(finding));
 }
 
 // Numbers that could not be renewed stay, pale, under the reason.
 export function showFailure(page, text) {
   page.classList.toggle('stale', Boolean(text));
-  byId('failure')?.remove();
-  if (text) {
-    const shown = finding({ severity: 'wrong', what: text, do: 'What is shown is from before.' });
-    shown.id = 'failure';
-    byId('verdict').before(shown);
-  }
+  const shown = finding({ severity: 'wrong', what: text, do: 'What is shown is from before.' });
+  show(byId('failure'), text ? shown : '');
 }
