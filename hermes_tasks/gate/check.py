@@ -35,6 +35,7 @@ class GateSeen:
         looked_at: a worker's timer lets go of what it holds.
         too_late: calls and permits that end later than any that is granted now.
         held: the sessions that stand in its queue, oldest first.
+        is_oddly_shut: it says that somebody has stopped its calls, and its breaker is not open.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GateSeen:
     looked_at: bool
     too_late: int
     held: tuple[str, ...]
+    is_oddly_shut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +149,14 @@ class Check:
         return [self._gate(name) for name in sorted(found)]
 
     def _gate(self, name: str) -> GateSeen:
-        state, looked_at, too_late, held = self._run("check", name)
+        state, looked_at, too_late, held, is_oddly_shut = self._run("check", name)
         return GateSeen(
             name,
             state.decode(),
             bool(looked_at),
             too_late,
             tuple(session.decode(errors="replace") for session in held),
+            bool(is_oddly_shut),
         )
 
     def _run(self, script: str, gate: str) -> Any:
@@ -166,6 +169,9 @@ class Check:
 def _gate_faults(gate: GateSeen) -> Iterator[Finding]:
     if gate.state not in set(State):
         yield Finding(gate.name, Fault.GATE, f"its state is {gate.state!r}, which is none", "state")
+    if gate.is_oddly_shut:
+        text = "is in a maintenance that nobody can read, or is not open"
+        yield Finding(gate.name, Fault.GATE, text, "shut")
     if gate.held and not gate.looked_at:
         text = f"no worker knows that it holds sessions: {len(gate.held)}"
         yield Finding(gate.name, Fault.GATE, text, "unknown")

@@ -17,13 +17,14 @@ from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport.check import Fault
 from hermes_tasks.transport.dead import DeadLetters
 from hermes_tasks.transport.sessions import Item, Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.steering import Steering
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
 OPTIONS = SessionOptions(
     lease=10, waiting_limit=3, backlog_limit=2, batch_messages=3, batch_size=5, landing=0
 )
-STATES = ("idle", "ready", "leased", "sleeping", "held")
+STATES = ("idle", "ready", "leased", "sleeping", "held", "paused")
 SESSIONS = ("default:w:a", "default:w:a:ids", "ü:w:[bold] %3A\n")
 GATE = "default:w"
 
@@ -56,11 +57,14 @@ def bring_to(store: SessionStore, session: str, state: str, messages: int) -> No
     """Bring a session into a state, by what brings it there."""
     for number in range(messages):
         store.push(session, f"text of {number}", id=f"{session} {number}", kind="k")
-    if state == "ready":
+    if state == "paused":
+        Steering(store).pause(session)
+    if state in ("ready", "paused"):
         return
     while (claimed := claim_next(store, f"token of {session}")) != session:
-        assert claimed is not None
-        store.complete(claimed, f"token of {session}", Outcome.RELEASED)
+        if claimed is not None:
+            store.complete(claimed, f"token of {session}", Outcome.RELEASED)
+        assert store.client.llen(store.names.run), "not on the run queue"
     token = f"token of {session}"
     if state == "sleeping":
         store.postpone(session, token, 60, in_doubt=False)
@@ -160,6 +164,11 @@ CORRUPTIONS: dict[str, Corrupt] = {
     "a since that is none": lambda c, s, n: c.hset(part(s, n, "hash"), "since", "x"),
     "to be forgotten": lambda c, s, n: c.expire(part(s, n, "hash"), 1_000),
     "never forgotten": lambda c, s, n: c.persist(part(s, n, "hash")),
+    "paused deleted": lambda c, s, n: c.hdel(part(s, n, "hash"), "paused"),
+    "not in paused": lambda c, s, n: c.zrem(s.names.paused, n),
+    "in paused": lambda c, s, n: c.zadd(s.names.paused, {n: 1}),
+    "paused since it is none": lambda c, s, n: c.hset(part(s, n, "hash"), "paused", "x"),
+    "to wake when it is none": lambda c, s, n: c.hset(part(s, n, "hash"), "due", "x"),
     "at no gate": lambda c, s, _: c.delete(gate_key(s, "held")),
     "at the gate": lambda c, s, n: c.rpush(gate_key(s, "held"), n),
     "no gate known": lambda c, s, _: c.delete(s.names.gates),
@@ -172,6 +181,8 @@ def drain(store: SessionStore) -> list[str]:
     written: list[str] = []
     gate = Gate(store, Policy(), GATE)
     store.client.delete(store.names.gate(GATE)[0])
+    for paused in members(store, store.names.paused):
+        assert Steering(store).resume(paused) is not None
     for number in range(60):
         for sleeping in members(store, store.names.sleeping):
             store.client.zadd(store.names.sleeping, {sleeping: 1})
@@ -286,6 +297,16 @@ def test_whatever_is_corrupted_is_repaired_and_nothing_is_lost_or_reordered(
         ("ready", "an intent that is none", Fault.UNREADABLE),
         ("ready", "to be forgotten", Fault.EXPIRY),
         ("idle", "never forgotten", Fault.EXPIRY),
+        ("paused", "hash deleted", Fault.STATE),
+        ("paused", "state deleted", Fault.STATE),
+        ("paused", "state ready", Fault.STATE),
+        ("paused", "in ready", Fault.STATE),
+        ("paused", "paused deleted", Fault.STATE),
+        ("paused", "not in paused", Fault.STATE),
+        ("leased", "in paused", Fault.STATE),
+        ("ready", "paused since it is none", Fault.STATE),
+        ("paused", "to wake when it is none", Fault.UNREADABLE),
+        ("paused", "to be forgotten", Fault.EXPIRY),
         ("held", "at no gate", Fault.HELD),
         ("sleeping", "at the gate", Fault.HELD),
         ("held", "no gate known", Fault.GATE),
@@ -360,6 +381,31 @@ def test_a_key_of_another_type_is_named_and_left_alone(store: SessionStore, chec
     found = check.run().findings
     assert [finding.fault for finding in found] == [Fault.TYPE]
     assert check.repair(found) == {}
+
+
+@pytest.mark.parametrize("corruption", ["hash deleted", "paused deleted", "not in paused"])
+def test_a_repaired_session_stays_paused_if_anything_says_that_it_is(
+    store: SessionStore, check: Check, corruption: str
+) -> None:
+    bring_to(store, SESSIONS[0], "paused", 3)
+    CORRUPTIONS[corruption](store.client, store, SESSIONS[0])
+    repaired = check.repair(check.run().findings)
+    assert repaired[SESSIONS[0]].state == "paused"
+    assert check.run().findings == ()
+    assert Steering(store).resume(SESSIONS[0]) == "ready"
+
+
+def test_a_gate_in_maintenance_that_is_not_open_is_found_and_mended(
+    store: SessionStore, check: Check
+) -> None:
+    gate = Gate(store, Policy(), GATE)
+    gate.open(60, "a new disk")
+    assert check.run().findings == ()
+    store.client.hdel(store.names.gate(GATE)[0], "state")
+    assert {finding.fault for finding in check.run().findings} == {Fault.GATE}
+    check.repair(check.run().findings)
+    assert check.run().findings == ()
+    assert gate.status().maintenance is None
 
 
 @given(name=st.text(min_size=1))

@@ -15,7 +15,19 @@ from typing import Any
 import pytest
 import redis
 
-from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, State, Why, release_all
+from hermes_tasks import hooks
+from hermes_tasks.gate import (
+    Ended,
+    Gate,
+    Go,
+    Hold,
+    Maintenance,
+    Policy,
+    State,
+    Why,
+    known_gates,
+    release_all,
+)
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.transport import scripts
 from hermes_tasks.transport.keys import Names
@@ -601,3 +613,199 @@ def test_a_server_without_memory_still_holds_and_releases(
         client.config_set("maxmemory", 1)
         assert gate.release() is State.PROBING
         assert store.progress("s3").state == "ready"
+
+
+# -- by hand --------------------------------------------------------------------------------------
+
+HALF_AN_HOUR = 1800.0
+
+
+def test_a_gate_can_be_opened_before_any_worker_has_called(
+    workers: Deployment, clock: Clock
+) -> None:
+    # Given a maintenance of a backend that nobody has called yet
+    workers.gate.open(HALF_AN_HOUR, "a new disk")
+    assert [gate.name for gate in known_gates(workers.store, workers.gate.policy)] == [NAME]
+    status = workers.gate.status()
+    assert status.state is State.OPEN
+    assert status.maintenance == Maintenance(clock.now, clock.now + HALF_AN_HOUR, "a new disk")
+    assert status.probe_at == clock.now + HALF_AN_HOUR
+    # If sessions come
+    for session in "ab":
+        assert workers.ask(workers.claim(session)) == Hold(Why.MAINTENANCE)
+    # Then none is let go, nor any probe, until it is over
+    clock.wait(HALF_AN_HOUR - 1)
+    assert workers.gate.release() is State.OPEN
+    assert workers.queue() == ["a", "b"]
+    # And then the oldest is the probe
+    clock.wait(1)
+    assert workers.gate.status().maintenance is None
+    assert workers.gate.release() is State.PROBING
+    assert workers.run_queue() == ["a"]
+    probe = workers.ask(workers.claim_next("a"))
+    assert isinstance(probe, Go)
+    assert probe.probe
+    # And the others follow it with the ramp
+    assert workers.gate.report(probe, Ended.OK, 0.1) is State.CLOSED
+    assert workers.gate.status().limit == 1
+    assert workers.run_queue() == ["b"]
+
+
+def test_a_maintenance_without_an_end_lasts_until_somebody_closes(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.gate.open(why="who knows")
+    workers.hold("a")
+    clock.wait(30 * 86_400)
+    assert workers.gate.release() is State.OPEN
+    status = workers.gate.status()
+    assert (status.probe_at, status.maintenance) == (None, Maintenance(START, None, "who knows"))
+    assert workers.gate.close()
+    assert workers.gate.status().state is State.CLOSED
+    assert workers.run_queue() == ["a"]
+
+
+def test_who_closes_lets_sessions_go_on_with_the_ramp(workers: Deployment) -> None:
+    workers.gate.open(HALF_AN_HOUR)
+    for session in "abc":
+        workers.hold(session)
+    assert workers.gate.close()
+    assert workers.run_queue() == ["a"]
+    assert not workers.gate.close(), "it was closed already"
+    assert workers.gate.status().limit == 1
+
+
+def test_a_breaker_that_failures_have_opened_is_closed_by_hand(workers: Deployment) -> None:
+    workers.open()
+    workers.hold("a")
+    assert workers.gate.close()
+    assert workers.gate.status().state is State.CLOSED
+    assert workers.run_queue()[-1] == "a"
+
+
+def test_a_maintenance_takes_an_open_breakers_probe_away(workers: Deployment, clock: Clock) -> None:
+    workers.open()
+    workers.hold("a")
+    workers.gate.open(HALF_AN_HOUR)
+    clock.wait(HALF_AN_HOUR - 1)  # long after the probe would have been due
+    assert workers.gate.release() is State.OPEN
+    clock.wait(1)
+    assert workers.gate.release() is State.PROBING
+
+
+def test_a_probe_that_is_under_way_when_a_maintenance_begins_says_nothing_of_it(
+    workers: Deployment, clock: Clock
+) -> None:
+    # Given a probe, and another session that asks its question and is let go
+    workers.open()
+    clock.wait(61)
+    claimed = workers.claim("a")
+    probe = workers.ask(claimed, size=0)
+    assert isinstance(probe, Go)
+    # If the gate is opened by hand meanwhile
+    workers.gate.open(HALF_AN_HOUR)
+    # I expect that its answer moves nothing, and that its next call is held
+    assert workers.gate.report(probe, Ended.OK, 0.1) is State.OPEN
+    assert workers.gate.status().counters["late"] == 1
+    assert workers.ask(claimed) == Hold(Why.MAINTENANCE)
+
+
+def test_a_maintenance_and_a_pause_hold_each_as_long_as_it_lasts(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.gate.report(workers.go("x"), Ended.LIMITED, 0.1, 600.0)
+    workers.gate.open(60, "short")
+    workers.hold("a")
+    clock.wait(61)
+    assert workers.gate.release() is State.OPEN, "a probe in spite of Retry-After"
+    # Who closes does not shorten what the backend asked for
+    workers.gate.close()
+    assert workers.gate.status().pause_until is not None
+    assert "a" not in workers.run_queue()
+    # But who resets does
+    workers.gate.reset()
+    assert workers.gate.status().pause_until is None
+    assert "a" in workers.run_queue()
+
+
+@pytest.mark.parametrize("step", [-3600.0, -10 * 86_400.0])
+def test_a_clock_that_steps_back_does_not_make_a_maintenance_longer_than_it_was_to_be(
+    workers: Deployment, clock: Clock, step: float
+) -> None:
+    workers.gate.open(HALF_AN_HOUR, "a new disk")
+    workers.hold("a")
+    clock.wait(step)
+    maintenance = workers.gate.status().maintenance
+    assert maintenance is not None
+    assert maintenance.until == clock.now + HALF_AN_HOUR
+    assert workers.gate.release() is State.OPEN
+    clock.wait(HALF_AN_HOUR - 1)
+    assert workers.gate.release() is State.OPEN
+    clock.wait(1)
+    assert workers.gate.release() is State.PROBING
+
+
+def test_a_clock_that_steps_forward_lets_in_no_more_than_a_probe(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.gate.open(HALF_AN_HOUR)
+    for session in "ab":
+        workers.hold(session)
+    clock.wait(86_400)
+    assert workers.gate.release() is State.PROBING
+    assert workers.run_queue() == ["a"]
+
+
+def test_a_second_maintenance_replaces_the_first(workers: Deployment, clock: Clock) -> None:
+    workers.gate.open(60, "short")
+    clock.wait(30)
+    workers.gate.open(HALF_AN_HOUR, "longer\nthan thought")
+    maintenance = Maintenance(clock.now, clock.now + HALF_AN_HOUR, "longer than thought")
+    assert workers.gate.status().maintenance == maintenance
+
+
+def test_a_reset_forgets_all_that_was_learned_and_nothing_that_was_counted(
+    workers: Deployment, clock: Clock
+) -> None:
+    # Given a gate that knows latencies, has a ramp, a limit and a breaker that is open
+    for number in range(12):
+        workers.gate.report(workers.go(f"s{number}"), Ended.OK, 7.0)
+    workers.gate.report(workers.go("x"), Ended.LIMITED, 0.1, 5.0)
+    clock.wait(6)
+    workers.open()
+    held = [workers.hold(session).session for session in "abc"]
+    before = workers.gate.status()
+    assert before.limit is not None
+    # If it is reset
+    assert workers.gate.reset()
+    # I expect what a new gate has, but for the counters
+    status = workers.gate.status()
+    assert (status.state, status.limit, status.failures) == (State.CLOSED, None, 0)
+    assert status.epoch > before.epoch
+    assert {(one.p95, one.samples, one.deadline) for one in status.classes} == {(None, 0, 30.0)}
+    assert status.counters == before.counters
+    # And all who were held to go on
+    assert workers.run_queue()[-3:] == held
+
+
+def test_hooks_are_told_of_a_gate_that_is_steered(workers: Deployment) -> None:
+    heard: list[tuple[str, str]] = []
+
+    def listen(state: str, detail: str, **_: object) -> None:
+        heard.append((state, detail))
+
+    hooks.breaker_changed.connect(listen)
+    try:
+        workers.gate.open(HALF_AN_HOUR, "a new disk")
+        workers.gate.open(HALF_AN_HOUR, "a newer disk")
+        workers.gate.close()
+        hooks.drain(5)
+    finally:
+        hooks.breaker_changed.disconnect(listen)
+    assert heard == [("open", "a new disk"), ("closed", "closed by hand")]
+
+
+def test_what_somebody_else_wrote_about_a_maintenance_stops_nothing(workers: Deployment) -> None:
+    workers.store.client.hset(workers.store.names.gate(NAME)[0], "shut", "for ever and ever")
+    assert workers.gate.status().maintenance is None
+    workers.go("a")
