@@ -28,6 +28,9 @@ SLOW_SECONDS = 60.0
 STUCK_SECONDS = 600.0
 """A single session that lags so much, while the others do not, is worth a look."""
 
+KEYLESS_SECONDS = 120.0
+"""Turns whose key a worker lacks are looked at again once a minute at least."""
+
 _LOOK_AT_GATES = "hermes-tasks gate show"
 _START_WORKER = "start one: celery -A hermes_tasks worker"
 
@@ -63,6 +66,7 @@ def diagnose(overview: Overview, history: Sequence[Sample] = ()) -> tuple[Proble
     """
     found = [
         *_of_workers(overview),
+        *_of_keys(overview, history),
         *(problem for gate in overview.gates for problem in _of_gate(gate)),
         *_of_letters(overview, history),
         *_of_gateways(overview, history),
@@ -105,6 +109,19 @@ def _of_workers(overview: Overview) -> Iterator[Problem]:
         since = duration(min(worker.seen for worker in silent))
         what = f"{_names(silent)}: nothing heard for {since}; killed, or it hangs."
         yield Problem(Severity.NOTE, what, "if it should run, restart it; others have its sessions")
+
+
+def _of_keys(overview: Overview, history: Sequence[Sample]) -> Iterator[Problem]:
+    if not history or not overview.unsettled:
+        return
+    old = (one for one in reversed(history) if overview.now - one.at >= KEYLESS_SECONDS)
+    before = next(old, history[0])
+    if overview.counters.get("without_key", 0) > before.without_key:
+        yield Problem(
+            Severity.WRONG,
+            "Turns wait because a worker lacks the key that they are sealed with. Nothing is lost.",
+            "the log of the workers names it: add it to HERMES_TASKS_ENCRYPTION_KEYS",
+        )
 
 
 def _of_gate(gate: GateStatus) -> Iterator[Problem]:

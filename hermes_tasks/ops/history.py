@@ -53,6 +53,7 @@ class Sample:
         lag: of the sessions that have turns to write.
         gates: by name.
         dropped: turns that outboxes had to drop, since Redis was new.
+        without_key: times since then that a worker had no key for sealed turns.
     """
 
     at: float
@@ -63,6 +64,7 @@ class Sample:
     lag: Lag | None
     gates: dict[str, GateSample]
     dropped: int = 0
+    without_key: int = 0
 
     @classmethod
     def of(cls, overview: Overview) -> Self:
@@ -76,6 +78,7 @@ class Sample:
             overview.lag,
             {gate.name: GateSample.of(gate) for gate in overview.gates},
             overview.gateways.dropped,
+            overview.counters.get("without_key", 0),
         )
 
     def as_json(self) -> str:
@@ -99,6 +102,7 @@ class Sample:
             Lag(**found["lag"]) if found["lag"] else None,
             {name: GateSample(**gate) for name, gate in found["gates"].items()},
             int(found.get("dropped", 0)),
+            int(found.get("without_key", 0)),
         )
 
 

@@ -54,6 +54,16 @@ def test_a_worker_that_is_silent_beside_others_was_killed_or_hangs() -> None:
     assert problem.what == "celery@b: nothing heard for 1 min 15 s; killed, or it hangs."
 
 
+def test_turns_that_wait_for_a_key_are_said_while_a_worker_still_meets_them() -> None:
+    met, again = (replace(WELL, counters={"without_key": n}) for n in (3, 4))
+    history = [sample(WELL, 900), sample(met, 150), sample(met, 20)]
+    (problem,) = diagnose(again, history)
+    assert problem.severity is Severity.WRONG
+    assert "HERMES_TASKS_ENCRYPTION_KEYS" in problem.do
+    # Another worker has the key, or this one has it now.
+    assert diagnose(met, history) == ()
+
+
 def test_workers_that_are_silent_do_not_count() -> None:
     silent = tuple(replace(worker, seen=60.0) for worker in WELL.workers)
     (problem,) = diagnose(replace(WELL, workers=silent))
