@@ -141,8 +141,12 @@ def gateway(
         yield sync
 
 
-def test_redis_appends_and_never_evicts(
-    services: dict[str, Service], environment: dict[str, str], ports: dict[str, int]
+def say(sync: TurnSync, text: str) -> None:
+    sync.sync_turn(session="s", messages=[{"peer": "igor", "content": text}])
+
+
+def test_a_turn_is_kept_written_and_counted_and_flower_asks_who_is_there(
+    gateway: TurnSync, honcho: HonchoServer, environment: dict[str, str], ports: dict[str, int]
 ) -> None:
     with redis.Redis(
         port=ports["6379"],
@@ -152,14 +156,6 @@ def test_redis_appends_and_never_evicts(
         info = client.info()
     assert (info["aof_enabled"], info["maxmemory_policy"]) == (1, "noeviction")
 
-
-def say(sync: TurnSync, text: str) -> None:
-    sync.sync_turn(session="s", messages=[{"peer": "igor", "content": text}])
-
-
-def test_a_turn_is_written_and_counted_and_flower_asks_who_is_there(
-    gateway: TurnSync, honcho: HonchoServer, ports: dict[str, int]
-) -> None:
     say(gateway, "hi")
     assert gateway.flush(session="s", timeout=30)
     assert [entry["content"] for entry in honcho.log()] == ["hi"]

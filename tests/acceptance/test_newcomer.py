@@ -100,3 +100,5 @@ def test_the_tab_shows_turns_that_flow(tmp_path: Path) -> None:
         wait_until(lambda: written() > 0, 60, f"turns to be written; see {tmp_path}")
         before = written()
         wait_until(lambda: written() > before, 30, "more turns to be written")
+    for log in tmp_path.glob("terminal-*.log"):
+        assert b"Traceback" not in log.read_bytes()

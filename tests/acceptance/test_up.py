@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
 
 from hermes_tasks import TurnSync
 from hermes_tasks.testing.honcho import HonchoServer
@@ -148,23 +147,6 @@ def test_turns_of_a_killed_tree_are_written_by_the_next_on_the_same_directory(
         wait_until(lambda: len(honcho.log()) >= 3, 30, "three turns to be written")
         assert [entry["content"] for entry in honcho.log()] == ["one", "two", "three"]
         assert second.stop() == 0
-
-
-def test_a_demo_needs_no_honcho_and_its_turns_flow(up: Callable[..., Up], port: int) -> None:
-    running = up("--demo")
-    running.wait_ready()
-    with redis.Redis(port=port, decode_responses=True) as client:
-
-        def written() -> int:
-            return int(client.hget("{hermes}:stats", "written") or 0)
-
-        wait_until(lambda: written() > 20, 30, "turns to be written")
-
-    children = running.children()
-    assert running.stop() == 0
-    assert "Traceback" not in running.output
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert not alive
 
 
 def test_a_second_up_on_the_same_directory_or_port_is_one_line(
