@@ -43,8 +43,8 @@ Every state change is one Lua script on Redis time, beside this file, with its c
   transport then, without a lease, and accepts messages. ``hold`` and ``go_on`` of ``common.lua``
   are for scripts of theirs.
 * **A session can be paused** by an operator (:mod:`.steering`): what a worker has of it ends as it
-  ends, and then nothing queues it until it is resumed. Whatever makes a session ready, lets it sleep
-  or idle asks for that, in one place of ``common.lua``.
+  ends, and then nothing queues it until it is resumed. Whatever makes a session ready, or lets it
+  sleep or idle, looks for that first, in ``common.lua``.
 * **A dead letter** (:mod:`.dead`) is kept with its reason, its trace and its message. **retry**
   puts it back before what was accepted later, as long as nothing of that is written, or may be.
 * **check** looks at a session for what the scripts never leave behind, and **repair** puts it
