@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from hermes_tasks.errors import ConfigurationError, HermesTasksError
 from hermes_tasks.gate import Policy, release_all
 from hermes_tasks.ops.history import record_history
+from hermes_tasks.ops.index import Index
 from hermes_tasks.ops.reports import report_worker
 from hermes_tasks.sealing import keyring_of
 from hermes_tasks.transport import run_queue
@@ -96,11 +97,11 @@ class ReleaseHeld(bootsteps.StartStopStep):
 class ReportToOperators(bootsteps.StartStopStep):
     """Says whether this worker takes turns, and records how the deployment is.
 
-    Both on the thread that renews leases, which goes on when the consumer stands still.
+    All on the thread that renews leases, which goes on when the consumer stands still.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    chores = ("report to operators", "record the history")
+    chores = ("report to operators", "record the history", "list the sessions that lag")
     keeper: Keeper | None = None
 
     def start(self, parent: Any) -> None:
@@ -114,8 +115,14 @@ class ReportToOperators(bootsteps.StartStopStep):
             report_worker(store, parent.hostname, channel.is_consuming)
 
         keeper.every_tick(self.chores[0], Every(REPORT_SECONDS, report))
-        recording = Every(REPORT_SECONDS, partial(record_history, store, policy))
-        keeper.every_tick(self.chores[1], recording)
+        index = Index(store, policy)
+
+        def record() -> None:
+            if record_history(store, policy):
+                index.look()
+
+        keeper.every_tick(self.chores[1], Every(REPORT_SECONDS, record))
+        keeper.every_tick(self.chores[2], index.tick)
 
     def shutdown(self, parent: Any) -> None:
         if self.keeper is None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hermes_tasks.gate.policy import Policy
@@ -18,8 +18,12 @@ from hermes_tasks.gate.rules import State
 from hermes_tasks.transport import check as sessions
 from hermes_tasks.transport.check import Fault, Finding, Repaired, Snapshot
 from hermes_tasks.transport.keeper import GRACE
+from hermes_tasks.transport.reading import unsettled
 from hermes_tasks.transport.scripts import script_of
 from hermes_tasks.transport.sessions import SessionStore
+
+#: Where what is wrong with the counters of a deployment is found.
+COUNTERS = "counters"
 
 #: Seconds between two looks. A session that a worker has popped and lost is back by then: rescue
 #: wants it below a mark that is older than the grace, and moves the mark once in a grace.
@@ -56,6 +60,7 @@ class Report:
         dead: dead letters.
         gates: how many gates there are.
         findings: what is wrong.
+        backlog: those of the messages that overflowed.
     """
 
     states: Counter[str] = field(default_factory=Counter)
@@ -63,6 +68,7 @@ class Report:
     dead: int = 0
     gates: int = 0
     findings: tuple[Finding, ...] = ()
+    backlog: int = 0
 
 
 @dataclass(slots=True)
@@ -81,17 +87,18 @@ class Check:
 
     def run(self) -> Report:
         """Look, and look again at what was wrong. Changes nothing."""
-        report = self._look(sessions.known_sessions(self.store))
+        report = self._look_at_all()
         if not report.findings:
             return report
         time.sleep(self.settle)
-        again = self._look({finding.where for finding in report.findings})
+        found = {finding.where for finding in report.findings}
+        again = self._look_at_all() if COUNTERS in found else self._look(found)
         lasting = [
             finding
             for finding in again.findings
             if any(finding.is_again(earlier) for earlier in report.findings)
         ]
-        return Report(report.states, report.queued, report.dead, report.gates, tuple(lasting))
+        return replace(report, findings=tuple(lasting))
 
     def repair(self, findings: Collection[Finding]) -> dict[str, Repaired]:
         """Put right what was found, session by session; what was done with each.
@@ -100,26 +107,48 @@ class Check:
         """
         gates = self._gates()
         repaired: dict[str, Repaired] = {}
+        only_lag = {one.where for one in findings} - {
+            one.where for one in findings if one.fault is not Fault.LAG
+        }
         for finding in findings:
             name = finding.where
             if finding.fault in (Fault.GATE, Fault.UNATTENDED, Fault.TYPE) or name in repaired:
+                continue
+            if name == COUNTERS:  # right only when the sessions are
+                continue
+            if name in only_lag:  # nothing is in doubt about its messages
+                repaired[name] = sessions.relag(self.store, name)
                 continue
             # Where it may stand: an empty list is no key, and needs none.
             lists = [self.store.names.gate(gate.name)[1] for gate in gates if gate.held]
             repaired[name] = sessions.repair(self.store, name, lists)
         for gate in gates:
             self._run("mend", gate.name)
+        for finding in self._look_at_all().findings:
+            if finding.where == COUNTERS:
+                counter, _, missing = finding.stamp.partition(" ")
+                self.store.client.hincrby(self.store.names.stats, counter, int(missing))
         return repaired
+
+    def _look_at_all(self) -> Report:
+        """Every session; and if they are sound, and nothing moved meanwhile, the counters."""
+        before = self.store.counters()
+        report = self._look(sessions.known_sessions(self.store))
+        if report.findings or self.store.counters() != before:
+            return report
+        return replace(report, findings=tuple(_counter_faults(before, report)))
 
     def _look(self, wanted: Collection[str]) -> Report:
         states: Counter[str] = Counter()
-        queued, seen, findings = 0, list[Snapshot](), list[Finding]()
+        queued, backlog = 0, 0
+        seen, findings = list[Snapshot](), list[Finding]()
         for one in sessions.look(self.store, wanted):
             if isinstance(one, Finding):
                 findings.append(one)
-            elif one.fields or one.items or one.ids or one.scores or one.unreadable:
+            elif one.is_known:
                 states[one.state] += 1
                 queued += len(one.items) + one.unreadable
+                backlog += len(one.backlog)
                 seen.append(one)
         # After the sessions: one that has moved on meanwhile is found where it is now.
         gates, run = self._gates(), sessions.run_queue(self.store)
@@ -136,7 +165,7 @@ class Check:
         for gate in gates:
             findings += _gate_faults(gate)
         dead = int(self.store.client.xlen(self.store.names.dead))
-        return Report(states, queued, dead, len(gates), tuple(findings))
+        return Report(states, queued, dead, len(gates), tuple(findings), backlog)
 
     def _gates(self) -> list[GateSeen]:
         names, client = self.store.names, self.store.client
@@ -164,6 +193,16 @@ class Check:
         keys, policy = self.store.names.gate(gate), self.policy.script_argument()
         run = script_of(package, "gate", script, reads=script == "check")
         return run(self.store.client, keys, (gate, policy))
+
+
+def _counter_faults(counters: Mapping[str, int], report: Report) -> Iterator[Finding]:
+    for what, counter, counted, queued in (
+        ("messages", "uncounted", unsettled(counters), report.queued),
+        ("messages in backlogs", "backlog", counters.get("backlog", 0), report.backlog),
+    ):
+        if counted != queued:
+            text = f"count {counted} {what}, of {queued}"
+            yield Finding(COUNTERS, Fault.COUNT, text, f"{counter} {queued - counted}")
 
 
 def _gate_faults(gate: GateSeen) -> Iterator[Finding]:

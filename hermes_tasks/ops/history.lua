@@ -12,8 +12,8 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local kept = tonumber(redis.call('HGET', KEYS[2], 'sampled_at'))
 if kept and kept <= now and now - kept < tonumber(ARGV[1]) then return 0 end
 if ARGV[3] ~= '' then
-  redis.call('LPUSH', KEYS[1], ARGV[3])   -- refused if memory is full: a gap in a plot
-  redis.call('LTRIM', KEYS[1], 0, tonumber(ARGV[2]) - 1)
+  redis.call('LTRIM', KEYS[1], 0, tonumber(ARGV[2]) - 2)   -- first: allowed with memory full
+  redis.call('LPUSH', KEYS[1], ARGV[3])
   redis.call('HSET', KEYS[2], 'sampled_at', string.format('%.0f', now))
 end
 return 1

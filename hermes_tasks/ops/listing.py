@@ -123,20 +123,7 @@ def list_sessions(
     """
     if not 1 <= limit <= MOST:
         raise ValueError(f"a page has 1 to {MOST} sessions, not {limit}")
-    names = store.names
-    if state == "held":
-        sessions, following = _held(store, limit, cursor)
-    else:
-        ordered = {
-            None: names.lagging,
-            "ready": names.ready,
-            "leased": names.leases,
-            "sleeping": names.sleeping,
-            "paused": names.paused,
-        }
-        if state not in ordered:
-            raise ValueError(f"no state: {state!r}; one of {', '.join(STATES)}")
-        sessions, following = page_of(store, ordered[state], limit, cursor)
+    sessions, following = names_in(store, state, limit, cursor)
     paused = _paused(store, sessions)
     rows = [
         _row(session, progress, is_paused)
@@ -145,6 +132,29 @@ def list_sessions(
         )
     ]
     return Page(tuple(row for row in rows if _is_listed(row, state)), following)
+
+
+def names_in(
+    store: SessionStore, state: str | None, limit: int, cursor: str
+) -> tuple[list[str], str]:
+    """The names of a page of :func:`list_sessions`, and the cursor of the next one.
+
+    Raises:
+        ValueError: no such cursor or state.
+    """
+    names = store.names
+    if state == "held":
+        return _held(store, limit, cursor)
+    ordered = {
+        None: names.lagging,
+        "ready": names.ready,
+        "leased": names.leases,
+        "sleeping": names.sleeping,
+        "paused": names.paused,
+    }
+    if state not in ordered:
+        raise ValueError(f"no state: {state!r}; one of {', '.join(STATES)}")
+    return page_of(store, ordered[state], limit, cursor)
 
 
 def read_session(store: SessionStore, session: str, *, turns: int = 50) -> SessionDetail | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,7 +9,7 @@ from hermes_tasks.gate import GateStatus, Policy, read_gates
 from hermes_tasks.ops.reports import Gateways, WorkerStatus
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.histogram import Histogram
-from hermes_tasks.transport.reading import Counts, read_counts
+from hermes_tasks.transport.reading import Counts, given_up, read_counts, unsettled
 
 #: Upper bounds of the buckets by which ``common.lua`` counts the ages of written messages, ms.
 LAG_BOUNDS = (
@@ -97,9 +96,9 @@ def read_overview(store: SessionStore, policy: Policy) -> Overview:
         found=counters.get("found", 0),
         duplicates=counters.get("duplicate", 0),
         twice=counters.get("twice", 0),
-        given_up=_given_up(counters),
+        given_up=given_up(counters),
         counters=counters,
-        unsettled=unsettled(counters),
+        unsettled=max(0, unsettled(counters)),
         backlog=max(0, counters.get("backlog", 0)),
         dead=counts.dead,
         sessions={
@@ -115,22 +114,3 @@ def read_overview(store: SessionStore, policy: Policy) -> Overview:
         gateways=Gateways.of(counts),
         gates=tuple(gates),
     )
-
-
-def unsettled(counters: Mapping[str, int]) -> int:
-    """Turns that were accepted and are neither written nor given up.
-
-    It is what the counters leave, so it costs a turn nothing, and is right for turns that were
-    accepted by a version that did not know of it.
-    """
-    came = counters.get("accepted", 0) + counters.get("dead_retried", 0)
-    gone = counters.get("written", 0) + counters.get("purged", 0)
-    return max(0, came - gone - sum(_given_up(counters).values()))
-
-
-def _given_up(counters: Mapping[str, int]) -> dict[str, int]:
-    return {
-        name.removeprefix("dead:"): count
-        for name, count in sorted(counters.items())
-        if name.startswith("dead:")
-    }

@@ -3,8 +3,8 @@
 -- KEYS  the session keys (common.lua)
 -- ARGV  1 session
 -- Returns {now in ms, hash: field, value, …, its time to live in ms as PTTL has it, ids, in flight,
---   backlog, waiting, score in ready, in leases, in sleeping, in paused}. An item is returned without its
---   message, and as '' when it cannot be read.
+--   backlog, waiting, score in ready, in leases, in sleeping, in paused, in lagging}. An item is
+--   returned without its message, and as '' when it cannot be read.
 
 local function outlines(list)
   local found = {}
@@ -17,4 +17,5 @@ end
 return {now_ms(), redis.call('HGETALL', SESSION), redis.call('PTTL', SESSION),
   redis.call('SMEMBERS', IDS), outlines(INFLIGHT), outlines(BACKLOG), outlines(WAITING),
   redis.call('ZSCORE', READY, ARGV[1]), redis.call('ZSCORE', LEASES, ARGV[1]),
-  redis.call('ZSCORE', SLEEPING, ARGV[1]), redis.call('ZSCORE', PAUSED, ARGV[1])}
+  redis.call('ZSCORE', SLEEPING, ARGV[1]), redis.call('ZSCORE', PAUSED, ARGV[1]),
+  redis.call('ZSCORE', LAGGING, ARGV[1])}

@@ -43,6 +43,7 @@ class Fault(StrEnum):
     IDS = "ids"
     COUNT = "count"
     EXPIRY = "expiry"
+    LAG = "lag"
     UNREADABLE = "unreadable"
     GATE = "gate"
     UNATTENDED = "unattended"
@@ -71,10 +72,11 @@ class Finding:
 
 
 class Outline(NamedTuple):
-    """A message of a queue: its number and its id, as Redis has it."""
+    """A message of a queue: number, id and the ms since when it waits, as Redis has them."""
 
     number: int
     id: str
+    since: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Snapshot:
         inflight, backlog, waiting: the lists, oldest first; ``None`` for what cannot be read.
         scores: in the sorted sets, by the state each stands for, where it is in them.
         paused: it is in the set of paused sessions.
+        lagging: ms since when it lags, by the order of those that do; ``None``: it is not in it.
     """
 
     session: str
@@ -100,11 +103,12 @@ class Snapshot:
     waiting: tuple[Outline | None, ...]
     scores: Mapping[str, float]
     paused: bool
+    lagging: float | None
 
     @classmethod
     def parse(cls, session: str, answer: Sequence[Any]) -> Self:
         """What ``check.lua`` answers."""
-        now, flat, ttl, ids, inflight, backlog, waiting, *scores, paused = answer
+        now, flat, ttl, ids, inflight, backlog, waiting, *scores, paused, lagging = answer
         pairs = iter([text.decode(errors="replace") for text in flat])
         return cls(
             session,
@@ -117,6 +121,7 @@ class Snapshot:
             tuple(map(_outline, waiting)),
             {state: float(score) for state, score in zip(SETS, scores, strict=True) if score},
             paused is not None,
+            None if lagging is None else float(lagging),
         )
 
     @property
@@ -127,6 +132,12 @@ class Snapshot:
     def items(self) -> list[Outline]:
         """What is queued and can be read, oldest first."""
         return [item for item in (*self.inflight, *self.backlog, *self.waiting) if item]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether Redis has anything of it."""
+        found = (self.fields, self.items, self.ids, self.scores, self.unreadable)
+        return any(found) or self.paused or self.lagging is not None
 
     @property
     def unreadable(self) -> int:
@@ -156,7 +167,7 @@ def known_sessions(store: SessionStore) -> set[str]:
         session = names.session_of_key(key.decode(errors="replace"))
         if session is not None:
             found.add(session)
-    for members in (names.ready, names.leases, names.sleeping, names.paused):
+    for members in (names.ready, names.leases, names.sleeping, names.paused, names.lagging):
         in_set: Any = store.client.zrange(members, 0, -1)
         found.update(name.decode(errors="replace") for name in in_set)
     return found
@@ -210,6 +221,7 @@ def faults(
         *_place_faults(seen, queued.get(seen.session), holders.get(seen.session, ())),
         *_queue_faults(seen),
         *_hash_faults(seen),
+        *_lag_faults(seen),
         *_unattended(seen),
     ):
         yield Finding(seen.session, fault, text, stamp)
@@ -293,6 +305,21 @@ def _hash_faults(seen: Snapshot) -> Iterator[_Said]:
         yield Fault.EXPIRY, "is not idle, but will be forgotten", ""
 
 
+def _lag_faults(seen: Snapshot) -> Iterator[_Said]:
+    # While a worker has it and nothing is in flight, it lags as what was in flight did.
+    if seen.unreadable or (seen.state == "leased" and not seen.inflight):
+        return
+    since = seen.items[0].since if seen.items else None
+    if seen.lagging != since:
+        if since is None:
+            text = "is listed as one that lags, with nothing queued"
+        elif seen.lagging is None:
+            text = "is not listed among those that lag"
+        else:
+            text = f"lags {(seen.lagging - since) / 1000:+.1f} s from the age of its oldest message"
+        yield Fault.LAG, text, str(seen.lagging)
+
+
 def _unattended(seen: Snapshot) -> Iterator[_Said]:
     lease, wake = seen.scores.get("leased"), seen.scores.get("sleeping")
     for what, time in (("its lease ran out", lease), ("it should have woken", wake)):
@@ -315,8 +342,15 @@ def repair(store: SessionStore, session: str, lists: Sequence[str]) -> Repaired:
     return Repaired(state.decode(), queued, unreadable)
 
 
+def relag(store: SessionStore, session: str) -> Repaired:
+    """Put one session at its place in the order of those that lag; nothing else is touched."""
+    script, keys = session_script("relag"), store.names.session(session)
+    state, queued = script(store.client, keys, (session,))
+    return Repaired(state.decode(), queued, 0)
+
+
 def _outline(raw: bytes) -> Outline | None:
     if not raw:
         return None
-    number, id, *_rest = raw.decode(errors="replace").split(" ")
-    return Outline(int(number), id)
+    number, id, _size, _kind, since, *_rest = raw.decode(errors="replace").split(" ")
+    return Outline(int(number), id, int(since.rstrip("+")))

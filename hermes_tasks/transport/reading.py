@@ -6,7 +6,7 @@ None of it costs more with more sessions: nothing is scanned.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote, unquote
@@ -71,6 +71,27 @@ class Counts:
 def counters_of(flat: Sequence[bytes]) -> dict[str, int]:
     """A hash of counters, without what is none."""
     return {name: int(value) for name, value in _pairs(flat) if _COUNT.fullmatch(value)}
+
+
+def unsettled(counters: Mapping[str, int]) -> int:
+    """Messages that were accepted and are neither written nor given up.
+
+    It is what the counters leave, so it costs a message nothing, and is right for those that were
+    accepted by a version that did not know of it. ``uncounted`` is what ``check --repair`` found
+    to be missing in them.
+    """
+    came = sum(counters.get(name, 0) for name in ("accepted", "dead_retried", "uncounted"))
+    gone = counters.get("written", 0) + counters.get("purged", 0)
+    return came - gone - sum(given_up(counters).values())
+
+
+def given_up(counters: Mapping[str, int]) -> dict[str, int]:
+    """Messages that were given up, by reason."""
+    return {
+        name.removeprefix("dead:"): count
+        for name, count in sorted(counters.items())
+        if name.startswith("dead:")
+    }
 
 
 def read_counts(store: SessionStore) -> Counts:

@@ -38,9 +38,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hermes_tasks.ops.overview import LAG_BOUNDS, unsettled
+from hermes_tasks.ops.overview import LAG_BOUNDS
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import scripts
+from hermes_tasks.transport.reading import unsettled
 from hermes_tasks.transport.sessions import (
     Claimed,
     Completed,

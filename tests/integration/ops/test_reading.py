@@ -24,6 +24,7 @@ from hermes_tasks.ops import (
     read_session,
 )
 from hermes_tasks.ops.history import record_history
+from hermes_tasks.ops.index import Index
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import SessionOptions, SessionStore
 from hermes_tasks.transport import check as checking
@@ -145,7 +146,7 @@ def test_every_number_is_that_of_a_full_read(store: SessionStore, number: int) -
         )
         detail = read_session(store, row.session)
         assert detail is not None
-        assert [(turn.number, turn.id) for turn in detail.turns] == one.items
+        assert [(t.number, t.id) for t in detail.turns] == [(i.number, i.id) for i in one.items]
         assert detail.lag == pytest.approx(detail.turns[0].age, abs=0.2)
     for state in STATES:
         expected = {
@@ -259,6 +260,25 @@ def test_a_turn_is_counted_by_its_age_when_it_is_written(store: SessionStore) ->
     assert isinstance(lags, Histogram)
     assert (lags.counts[0], sum(lags.counts[1:4]), lags.counts[-1]) == (1, 1, 1)
     assert lags.total == pytest.approx(100_000.4, abs=5)
+
+
+def test_what_an_older_version_had_queued_is_listed_and_what_it_has_written_is_not(
+    store: SessionStore,
+) -> None:
+    fill(store, 1_000, age=60.0)
+    store.client.delete(store.names.lagging)
+    written_by_another = {f"gone {number}": number for number in range(60)}
+    store.client.zadd(store.names.lagging, written_by_another)
+    index = Index(store, Policy())
+    for _ in range(2):
+        index.look()
+        for _ in range(20):
+            index.tick()
+    assert {row.session for row in rows_of(store, limit=500)} == {
+        f"default:w:{number}" for number in range(1, 1_001)
+    }
+    lagging: Any = store.client.zcard(store.names.lagging)
+    assert lagging == 1_000, "what is gone is still counted"
 
 
 # -- as fast with 100,000 sessions ----------------------------------------------------------------
