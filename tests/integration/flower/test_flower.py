@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ pytest.importorskip("flower")
 PASSWORD = "swordfish"
 SECRET = "xyzzy"
 TURNS = 6
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -82,6 +85,30 @@ def test_flower_shows_queues_and_every_turn_and_nothing_of_what_was_said(
             assert "Traceback" not in log
     finally:
         flower.kill()
+
+
+def test_flowerconfig_adds_the_tab_to_the_flower_of_any_application() -> None:
+    """As Flower reads it: executed, before the server is built. Twice is as good as once."""
+    done = python(
+        "import flower.urls as f, runpy;"
+        f"[runpy.run_path({str(ROOT / 'flowerconfig.py')!r}) for _ in 'ab'];"
+        "print([h.name for h in f.handlers if getattr(h, 'name', None)].count('sessions'))"
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_without_flower_one_line_says_what_to_install() -> None:
+    done = python(
+        "import sys; sys.modules['flower'] = None;"
+        "from hermes_tasks.ops import flower; flower.install()"
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("pip install 'hermes-tasks[flower]'")
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    """What a fresh interpreter says of some code."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
 def ended(flower: Flower) -> list[str]:

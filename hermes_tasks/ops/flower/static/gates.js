@@ -4,11 +4,11 @@ import { byId, element, show } from './dom.js';
 import { Plot } from './plot.js';
 import { count, counted, duration, moment } from './text.js';
 
-const MAINTENANCE = ['Maintenance', 'text-bg-warning', 'No calls are made, as somebody asked for.'];
+const MAINTENANCE = ['Maintenance', 'text-bg-warning', 'No calls are made, as somebody asked'];
 const STATES = {
-  closed: ['Closed', 'text-bg-success', 'Calls are made.'],
-  open: ['Open', 'text-bg-danger', 'No calls are made.'],
-  probing: ['Half-open', 'text-bg-warning', 'One call looks whether Honcho is back.'],
+  closed: ['Closed', 'text-bg-success', 'Calls are made'],
+  open: ['Open', 'text-bg-danger', 'No calls are made'],
+  probing: ['Half-open', 'text-bg-warning', 'One call looks whether Honcho is back'],
 };
 
 class GatePanel {
@@ -70,7 +70,7 @@ function stateOf({ state, maintenance }) {
 function facts(gate, text) {
   const rows = [];
   const say = (name, value) => rows.push(element('dt', {}, name), element('dd', {}, value));
-  say('State', gate.since ? `${text.replace(/\.$/, '')} since ${moment(gate.since)}.` : text);
+  say('State', gate.since ? `${text} (since ${moment(gate.since)})` : text);
   if (gate.maintenance) {
     const { until, why } = gate.maintenance;
     say('Maintenance', `${until ? `until ${moment(until)}` : 'until it is closed by hand'}${why ? `: ${why}` : ''}`);
@@ -99,12 +99,12 @@ function facts(gate, text) {
       p95 === null ? 'no recent calls' : `p95 ${duration(p95)} of ${counted(samples, 'call')}`;
     say(`Up to ${most} messages`, ['deadline ', element('b', {}, duration(deadline)), `, ${of}${raise}`]);
   });
-  say('Ever', `${counted(gate.counters.calls, 'call')}, opened ${times(gate.counters.opened)}`);
+  say('Ever', `${counted(gate.counters.calls, 'call')}; opened ${times(gate.counters.opened)}`);
   return rows;
 }
 
 function times(number) {
-  return number === 1 ? 'once' : `${count(number)} times`;
+  return ['never', 'once', 'twice'][number] ?? `${count(number)} times`;
 }
 
 const panels = new Map();

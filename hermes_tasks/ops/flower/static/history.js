@@ -40,6 +40,17 @@ export class History {
     return (Math.max(0, last[name] - before[name]) / (last.at - before.at)) * MINUTE;
   }
 
+  // The most of what `value` gives over the minute before a sample, so that one that comes and goes
+  // is a line, and one high sample is seen.
+  highest(value, index) {
+    const last = this.samples[index];
+    let highest = value(last);
+    for (let i = index - 1; i >= 0 && last.at - this.samples[i].at < MINUTE; i -= 1) {
+      highest = Math.max(highest, value(this.samples[i]));
+    }
+    return highest;
+  }
+
   // Times in which `kind` gave the same word, one after the other: [{ from, to, kind }].
   bands(kind) {
     const bands = [];

@@ -95,7 +95,7 @@ function showQueued({ turns, inflight, waiting, backlog }, recent) {
             {},
             element('td', { class: 'name' }, turnName(turn, seen)),
             element('td', { class: 'number' }, count(number)),
-            element('td', {}, place),
+            element('td', { class: 'text-nowrap' }, place),
             element('td', { class: 'number' }, duration(age)),
             element('td', { class: 'number wide' }, count(size)),
           ),

@@ -171,7 +171,9 @@ function shown(answer) {
   lag.draw({
     ...history.span,
     // Where nothing waits, nothing lags.
-    points: history.points(({ lag: one }) => [one?.p99 ?? 0, one?.p95 ?? 0, one?.p50 ?? 0]),
+    points: history.points((_, index) =>
+      ['p99', 'p95', 'p50'].map((rank) => history.highest((one) => one.lag?.[rank] ?? 0, index)),
+    ),
   });
   rows.show(answer.sessions, overview.sessions);
   showLetters(answer.letters, page.dataset.sessionUrl);
