@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from hermes_tasks.gate import GateStatus, Policy
+from hermes_tasks.gate import GateStatus, Policy, State
 from hermes_tasks.ops.overview import Lag, Overview, read_overview
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.scripts import script_of
@@ -16,6 +16,8 @@ from hermes_tasks.transport.scripts import script_of
 EVERY = 10.0
 #: Samples kept: an hour.
 KEPT = 360
+#: Gates in a sample. Of more, those that hold calls back come first, then those with most calls.
+GATES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Sample:
         given_up: turns since then, for whatever reason.
         unsettled: turns, now.
         lag: of the sessions that have turns to write.
-        gates: by name.
+        gates: by name, :data:`GATES` at most.
         dropped: turns that outboxes had to drop, since Redis was new.
         without_key: times since then that a worker had no key for sealed turns.
     """
@@ -69,6 +71,10 @@ class Sample:
     @classmethod
     def of(cls, overview: Overview) -> Self:
         """What is kept of an overview."""
+        gates = sorted(
+            overview.gates,
+            key=lambda gate: (gate.state is State.CLOSED, -gate.counters["calls"], gate.name),
+        )
         return cls(
             overview.now,
             overview.accepted,
@@ -76,7 +82,7 @@ class Sample:
             sum(overview.given_up.values()),
             overview.unsettled,
             overview.lag,
-            {gate.name: GateSample.of(gate) for gate in overview.gates},
+            {gate.name: GateSample.of(gate) for gate in gates[:GATES]},
             overview.gateways.dropped,
             overview.counters.get("without_key", 0),
         )

@@ -227,6 +227,17 @@ def test_what_another_version_or_nobody_wrote_is_passed_over(store: SessionStore
     assert len(read_history(store)) == 1
 
 
+def test_of_many_gates_the_history_has_those_that_matter(store: SessionStore) -> None:
+    for number in range(30):
+        store.client.zadd(store.names.gates, {f"default:{number}": 0})
+        gate = store.names.gate(f"default:{number}")[0]
+        store.client.hset(gate, "n_calls", str(number))
+    store.client.hset(store.names.gate("default:3")[0], mapping={"state": "open", "probe_at": 0})
+    assert record_history(store, Policy())
+    (sample,) = read_history(store)
+    assert sample.gates.keys() == {f"default:{number}" for number in (3, *range(11, 30))}
+
+
 def test_calls_are_counted_by_how_long_they_took(store: SessionStore) -> None:
     gate = Gate(store, Policy(), GATE)
     for number, seconds in enumerate((0.05, 0.051, 3.0, 500.0)):
