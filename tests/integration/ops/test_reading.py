@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import pytest
 import redis
 
 from hermes_tasks.gate import Ended, Gate, Go, Policy
+from hermes_tasks.gate.check import Check
 from hermes_tasks.ops import (
     STATES,
     Histogram,
@@ -25,7 +28,7 @@ from hermes_tasks.ops import (
 )
 from hermes_tasks.ops.history import record_history
 from hermes_tasks.ops.index import Index
-from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.transport import SessionOptions, SessionStore
 from hermes_tasks.transport import check as checking
 from hermes_tasks.transport.dead import DeadLetters
@@ -155,6 +158,63 @@ def test_every_number_is_that_of_a_full_read(store: SessionStore, number: int) -
             if (one.paused if state == "paused" else one.state == state)
         }
         assert {row.session for row in rows_of(store, state)} == expected, state
+
+
+def test_numbers_stay_right_while_gateways_push_and_workers_write(
+    server: Server, store: SessionStore
+) -> None:
+    stopped = threading.Event()
+
+    def push(number: int) -> None:
+        own = SessionStore(server.client(), options=OPTIONS)
+        for serial in itertools.count():
+            if stopped.is_set():
+                return
+            own.push(f"default:w:{serial % 97}", "{}", id=f"{number} {serial}", kind="k")
+
+    def work(number: int) -> None:
+        own = SessionStore(server.client(), options=OPTIONS)
+        for serial in itertools.count():
+            entry: Any = own.client.rpop(own.names.run)
+            if entry is None:
+                if stopped.is_set():
+                    return
+                continue
+            name, token = json.loads(entry)[1], f"{number} {serial}"
+            claimed = own.claim(name, int(json.loads(entry)[0]), token, "w:1")
+            if claimed:
+                own.commit(name, token, [item.id for item in claimed.items][: serial % 4])
+                own.complete(name, token, Outcome.RELEASED)
+
+    def counted() -> tuple[int, int]:
+        overview = read_overview(store, Policy())
+        return overview.accepted, overview.accepted - overview.unsettled
+
+    threads = [threading.Thread(target=act, args=(n,)) for n in range(3) for act in (push, work)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        accepted, gone = counted()
+        queued = len(queued_ids(store))
+        accepted_since, gone_since = counted()
+        assert accepted - gone_since <= queued <= accepted_since - gone
+        rows = list_sessions(store, limit=97).rows
+        assert len({row.session for row in rows}) == len(rows)
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    assert Check(store, Policy(), settle=0.0).run().findings == ()
+    overview = read_overview(store, Policy())
+    assert (overview.unsettled, overview.lag, overview.backlog) == (0, None, 0)
+    assert overview.written == overview.lags.count > 0
+    assert list_sessions(store) == Page((), "")
+
+
+def queued_ids(store: SessionStore) -> set[str]:
+    """Of every turn that is queued, read session by session."""
+    known = checking.look(store, checking.known_sessions(store))
+    found = [one for one in known if isinstance(one, checking.Snapshot)]
+    return {item.id for one in found for item in one.items}
 
 
 def test_percentiles_are_nearest_ranks_and_a_delayed_turn_does_not_lag(
