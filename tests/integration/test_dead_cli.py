@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,6 +18,7 @@ from hermes_tasks.gate.check import Check
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.testing.workers import clean_environment
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.sessions import Outcome
@@ -148,6 +153,32 @@ def test_letters_are_dropped_for_good_only_after_asking(run: Commands, store: Se
     assert len(run.json("dead", "list")) == 1
     # and a program is told what was done as a program likes it.
     assert run.json("dead", "purge", "--all", "--yes") == {"dropped": 1}
+
+
+@pytest.mark.parametrize(("answer", "status", "said"), [("n", 1, ""), ("y", 0, '{"dropped":1}')])
+def test_somebody_at_a_terminal_is_asked(
+    run: Commands, store: SessionStore, settings: Settings, answer: str, status: int, said: str
+) -> None:
+    give_up(store, "1")
+    keyboard, terminal = os.openpty()
+    with os.fdopen(keyboard, "wb", buffering=0) as keys, os.fdopen(terminal) as stdin:
+        asked = subprocess.Popen(
+            [Path(sys.executable).with_name("hermes-tasks"), "dead", "purge", "--all", "--json"],
+            env=clean_environment()
+            | {
+                "HERMES_TASKS_BROKER_URL": settings.broker_url,
+                "HERMES_TASKS_PREFIX": settings.prefix,
+            },
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        keys.write(f"{answer}\n".encode())
+        output, errors = asked.communicate(timeout=20)
+    assert (asked.returncode, "".join(output.split())) == (status, said)
+    assert "Drop 1 of the letters for good? [y/N]" in errors
+    assert len(run.json("dead", "list")) == (0 if said else 1)
 
 
 @pytest.mark.parametrize("command", ["show", "retry", "purge"])
