@@ -7,6 +7,7 @@ from Redis is never part of any HTML.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -121,9 +122,12 @@ class Json(Asking):
     def number(self, name: str, default: float) -> float:
         """An argument that is a number."""
         try:
-            return float(self.argument(name) or default)
+            number = float(self.argument(name) or default)
         except ValueError:
-            raise HTTPError(400, f"{name} is not a number") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise HTTPError(400, f"{name} is not a number")
+        return number
 
     def _finish(self, status: int, answer: dict[str, Any]) -> None:
         self.set_status(status)

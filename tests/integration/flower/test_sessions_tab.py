@@ -64,6 +64,7 @@ def test_the_api_says_the_same_to_programs(site: Site) -> None:
         ("/api/sessions?state=drowsy", 400),
         ("/api/sessions?cursor=%00", 400),
         ("/api/sessions?limit=many", 400),
+        ("/api/sessions?since=nan", 400),
         ("/api/session?id=%ff", 400),
     ):
         found, text = site.flower.answer(path)

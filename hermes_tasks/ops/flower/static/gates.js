@@ -30,8 +30,8 @@ class GatePanel {
     this.plot = new Plot(plot, {
       label: `Deadline and 95th percentile of the latency of calls to ${name}`,
       series: [
-        { name: 'deadline', kind: 'deadline', step: true },
-        { name: 'p95 of calls', kind: 'p95' },
+        { name: 'deadline of up to 4 messages', kind: 'deadline', step: true },
+        { name: 'p95 of such calls', kind: 'p95' },
       ],
       format: duration,
       floor: 0.01,
