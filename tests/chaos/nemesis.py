@@ -8,9 +8,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from tests.chaos.cluster import WELL, Cluster, Gateway, Worker
+from hermes_tasks.gate import Gate, Policy
+from hermes_tasks.transport import Names, SessionStore
+from hermes_tasks.transport.steering import Steering
+from hermes_tasks.turns import DEFAULT_BACKEND, session_key
+from tests.chaos.cluster import PREFIX, WELL, WORKSPACE, Cluster, Gateway, Worker
 from tests.chaos.history import Fault
-from tests.chaos.plan import HONCHO, REDIS, TROUBLES, Action, Kind
+from tests.chaos.plan import BY_HAND, HONCHO, REDIS, TROUBLES, Action, Kind
 
 WARM_SECONDS = 0.5
 """What a process that was told to end still gets when its time to be started again has come."""
@@ -65,6 +69,8 @@ class Nemesis:
             self._begin_on_links(action)
         elif action.kind in TROUBLES:
             self._begin_trouble(action)
+        elif action.kind in BY_HAND:
+            self._by_hand(action, undo=False)
         elif action.target == REDIS:
             self._begin_on_redis(action)
         elif action.target == HONCHO:
@@ -79,6 +85,8 @@ class Nemesis:
                 link.heal()
         elif action.kind in TROUBLES:
             self._cluster.honcho.control(**WELL)
+        elif action.kind in BY_HAND:
+            self._by_hand(action, undo=True)
         elif action.target == REDIS:
             redis = self._cluster.redis
             if action.kind is Kind.STOP:
@@ -113,6 +121,18 @@ class Nemesis:
             control(fail=value, times=times, route="any" if value >= 500 else "messages")
         else:
             control(api_key="another-key")
+
+    def _by_hand(self, action: Action, *, undo: bool) -> None:
+        with self._cluster.redis.client() as client:
+            store = SessionStore(client, Names(PREFIX))
+            if action.kind is Kind.SHUT:
+                gate = Gate(store, Policy(), f"{DEFAULT_BACKEND}:{WORKSPACE}")
+                gate.close() if undo else gate.open(why="a plan of chaos")
+                return
+            steering = Steering(store)
+            for session in self._cluster.shape.sessions[int(action.value) :: 2]:
+                name = session_key(DEFAULT_BACKEND, WORKSPACE, session)
+                steering.resume(name) if undo else steering.pause(name)
 
     def _begin_on_redis(self, action: Action) -> None:
         cluster = self._cluster

@@ -34,12 +34,20 @@ class Kind(StrEnum):
     AFTER = "store, then answer 502, on"
     FAIL = "fail calls of"
     DENY = "answer 401 on"
+    PAUSE = "pause every second of the"
+    SHUT = "open the gate of"
 
 
 TROUBLES = (Kind.STALL, Kind.LATE, Kind.AFTER, Kind.FAIL, Kind.DENY)
 """What the stand-in is told to do."""
 
-REDIS, HONCHO = "redis", "honcho"
+BY_HAND = (Kind.PAUSE, Kind.SHUT)
+"""What an operator does, and undoes."""
+
+HAND_SECONDS = 2.0
+"""How long Redis is not hurt when somebody has undone something: it may forget its last second."""
+
+REDIS, HONCHO, SESSIONS = "redis", "honcho", "sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,8 @@ class Action:
         at: seconds after the start.
         lasts: seconds until it is undone.
         target: a process, or a link ``worker>honcho``; ``*>redis`` is all links to it.
-        value: seconds of a delay, stall, step of a clock or of lost writes; status of a failure.
+        value: seconds of a delay, stall, step of a clock or of lost writes; status of a failure;
+            the first session that is paused.
         times: calls that it happens to.
     """
 
@@ -97,6 +106,8 @@ WEIGHTS = {
     Kind.AFTER: 3,
     Kind.FAIL: 4,
     Kind.DENY: 1,
+    Kind.PAUSE: 2,
+    Kind.SHUT: 1,
 }
 
 
@@ -150,6 +161,8 @@ class _Maker:
         if action.kind in (Kind.KILL, Kind.RESTART) and action.target in self._workers:
             until += RECOVERY
         yield action.target, until
+        if action.kind in BY_HAND:
+            yield REDIS, until + HAND_SECONDS
         if ">" in action.target:
             # All links to a server, or one of them: not both.
             yield f"*>{action.target.partition('>')[2]}", until
@@ -187,6 +200,10 @@ class _Maker:
             return Action(
                 at, chance.uniform(0.1, 1.0), kind, REDIS, round(chance.uniform(0.1, 1.5), 2)
             )
+        if kind is Kind.PAUSE:
+            return Action(at, chance.uniform(0.5, 4.0), kind, SESSIONS, chance.choice([0, 1]))
+        if kind is Kind.SHUT:
+            return Action(at, chance.uniform(0.5, 3.0), kind, HONCHO)
         return self._trouble(at, kind)
 
     def _trouble(self, at: float, kind: Kind) -> Action:
