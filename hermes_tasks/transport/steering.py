@@ -105,7 +105,8 @@ class Steering:
             session: the one.
             detail: a line for the letters about why, without content.
         """
-        inflight, *ids = self._run("drop", session, one_line(detail))
+        detail = one_line(detail)
+        inflight, *ids = self._run("drop", session, detail)
         dropped = Dropped(tuple(unquote(id.decode()) for id in ids), inflight)
         if dropped.ids:
             logger.warning("Session %s: %d messages were dropped by hand", session, len(ids))
