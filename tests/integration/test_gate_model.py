@@ -167,11 +167,14 @@ class GateMachine(RuleBasedStateMachine):
         self.probe: tuple[str, float] | None = None  # token, and when its call is lost
         self.paused_until = 0.0
         self.shut_until = 0.0
+        # Somebody who steers is not in every run: the gate would be shut most of the time.
+        self.operated = False
         self.use(POLICY)
 
-    @initialize(policy=st.sampled_from(POLICIES))
-    def choose_policy(self, policy: Policy) -> None:
+    @initialize(policy=st.sampled_from(POLICIES), operated=mostly_not)
+    def choose_policy(self, policy: Policy, operated: bool) -> None:
         self.use(policy)
+        self.operated = operated
 
     def use(self, policy: Policy) -> None:
         options = SessionOptions(batch_messages=2, max_attempts=10**6)
@@ -494,10 +497,12 @@ class GateMachine(RuleBasedStateMachine):
 
     # -- an operator -----------------------------------------------------------------------------
 
+    @precondition(lambda self: self.operated)
     @rule(session=any_session, what=st.sampled_from(["pause", "resume", "resume", "drop"]))
     def steer_a_session(self, session: str, what: str) -> None:
         getattr(self.steering, what)(session)
 
+    @precondition(lambda self: self.operated)
     @rule(
         client=some_client,
         jitter=some_jitter,
@@ -702,8 +707,20 @@ QUICK = settings(
 )
 #: Looks for a failure, the same way each time, and does not make it small.
 HUNT = settings(QUICK, max_examples=40, phases=[Phase.generate], database=None)
-#: Their seeds, those first that have found most.
-HUNTS = sorted(range(1, 31), key=lambda number: number not in (2, 12))
+#: Their seeds. The one that finds a mutation soon goes first, which is 2 for most.
+HUNTS = range(1, 31)
+FOUND_SOON = {
+    "a newcomer overtakes": 3,
+    "who was held first is not first": 3,
+    "a permit never ends": 1,
+    "a dead worker's call is in flight for ever": 1,
+    "a probe that nobody reports is waited for": 7,
+    "a shorter Retry-After shortens a pause": 14,
+    "a release takes a session out, and nobody resumes it": 3,
+    "a maintenance lets a probe through": 8,
+    "the limit is cut more than once a round": 4,
+    "a probe interval does not double": 5,
+}
 
 
 def run(
@@ -715,8 +732,9 @@ def run(
         run_state_machine_as_test(seed(number)(bound) if number else bound, settings=how)
 
 
-def hunt(machine: type[GateMachine], client: redis.Redis, edits: Edits) -> None:
-    for number in HUNTS:
+def hunt(machine: type[GateMachine], client: redis.Redis, mutation: str, edits: Edits) -> None:
+    first = FOUND_SOON.get(mutation, 2)
+    for number in sorted(HUNTS, key=lambda number: number != first):
         run(machine, client, HUNT, edits, number)
 
 
@@ -780,14 +798,14 @@ DIFFERENT: dict[str, Edits] = {
 
 
 @only_valkey
-@pytest.mark.parametrize("edits", DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_the_rules_notice_that(redis_client: redis.Redis, edits: Edits) -> None:
+@pytest.mark.parametrize("mutation", DIFFERENT)
+def test_the_rules_notice_that(redis_client: redis.Redis, mutation: str) -> None:
     with pytest.raises(AssertionError):
-        hunt(RulesMachine, redis_client, edits)
+        hunt(RulesMachine, redis_client, mutation, DIFFERENT[mutation])
 
 
 @only_valkey
-@pytest.mark.parametrize("edits", BROKEN.values(), ids=BROKEN.keys())
-def test_the_ledger_notices_that(redis_client: redis.Redis, edits: Edits) -> None:
+@pytest.mark.parametrize("mutation", BROKEN)
+def test_the_ledger_notices_that(redis_client: redis.Redis, mutation: str) -> None:
     with pytest.raises((AssertionError, redis.ResponseError)):
-        hunt(GateMachine, redis_client, edits)
+        hunt(GateMachine, redis_client, mutation, BROKEN[mutation])

@@ -160,6 +160,10 @@ def say(gateway: TurnSync, *contents: str, session: str = SESSION) -> None:
         gateway.sync_turn(session=session, messages=[{"peer": "igor", "content": content}])
 
 
+def publishers() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "hermes-tasks-publisher"]
+
+
 def numbers(first: int, last: int) -> list[str]:
     return [str(number) for number in range(first, last)]
 
@@ -470,7 +474,7 @@ def test_a_black_holed_redis_costs_the_caller_nothing(
     report = gateway.close()
     assert time.perf_counter() - begun < 1.7
     # nothing to go on behind it
-    assert not any("hermes-tasks" in thread.name for thread in threading.enumerate())
+    assert not publishers()
     # and all of it to be left for later
     assert (report.published, report.left, report.lost) == (0, 6, 0)
 
@@ -589,7 +593,7 @@ def test_close_reports_once_and_ends_everything(
         say(gateway, "late")
     with pytest.raises(Closed):
         gateway.flush(session=SESSION, timeout=1)
-    assert not any("hermes-tasks" in thread.name for thread in threading.enumerate())
+    assert not publishers()
 
 
 def test_a_signal_handler_may_close_what_is_being_closed(
