@@ -16,7 +16,11 @@ from hermes_tasks.errors import SourceError, StillSyncing
 from hermes_tasks.replay import Replay, Summary, open_source
 from hermes_tasks.replay.sources import Target
 from hermes_tasks.testing.honcho import HonchoServer
+from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.workers import WorkerProcess
+
+# What a replay needs of the server is what every gateway does, which both are tried with.
+pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
 QUICK = ("--pool", "threads", "--concurrency", "8", "--without-mingle", "--without-gossip")
 

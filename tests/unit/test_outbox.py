@@ -543,14 +543,14 @@ def test_a_refused_row_is_kept_aside_and_blocks_nothing(
 def test_a_week_of_load_leaves_the_files_as_small_as_a_day(
     directory: Path, open_spool: Callable[..., Spool]
 ) -> None:
-    # Given a gateway that runs for a week, with 2,000 turns a day,
+    # Given a gateway that runs for a week, with 700 turns a day,
     spool = open_spool()
     log, database = [], []
     for day in range(7):
-        for number in range(2000):
+        for number in range(700):
             spool.append(f"s{number % 50}", f"{day}-{number}", "x" * 500)
             # and a publisher that each day is stuck for some hours, and keeps up when it is not,
-            if number > 800:
+            if number > 280:
                 outbox = spool.head()
                 assert outbox is not None
                 rows = outbox.mark(outbox.rows(2))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hermes_tasks.testing.servers import Server
+import pytest
+
+from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.transport import SessionStore
 from tests.integration.order.app import make_app
 from tests.integration.order.fleet import Fleet
 from tests.integration.order.load import Load, store_of
 
 
+@pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 def test_two_hundred_sessions_keep_their_order_while_the_writer_fails_at_random(
     server: Server, journal_server: Server, tmp_path: Path
 ) -> None:
