@@ -149,7 +149,7 @@ class GatedLease:
     def commit(self, ids: Iterable[str]) -> None:
         """These turns have just been stored, all their parts."""
         ids = list(ids)
-        self.lease.commit(ids)
+        self.lease.commit(ids, at_end=True)
         self._settled.update(ids)
 
     def bury(self, turn_id: str, reason: str, detail: str) -> None:

@@ -100,7 +100,7 @@ from hermes_tasks.transport.sessions import (
     SessionOptions,
     SessionStore,
 )
-from hermes_tasks.transport.task import BatchTask, OrderedTask, session_queue
+from hermes_tasks.transport.task import BatchResult, BatchTask, OrderedTask, session_queue
 from hermes_tasks.transport.transport import (
     SentinelTransport,
     SessionAMQP,
@@ -117,6 +117,7 @@ def run_queue(prefix: str = DEFAULT_PREFIX) -> Queue:
 
 __all__ = [
     "BatchMessage",
+    "BatchResult",
     "BatchTask",
     "Names",
     "OrderedTask",

@@ -26,7 +26,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError, ResponseError
 
 from hermes_tasks.transport import celery_state, events, wire
-from hermes_tasks.transport.keeper import Keeper, holding_of, keeper_for
+from hermes_tasks.transport.keeper import Holding, Keeper, holding_of, keeper_for
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.packing import pack_quickly
 from hermes_tasks.transport.pushing import Push, collect, tell_drops
@@ -102,7 +102,7 @@ class SessionQoS(kombu_redis.QoS):
             virtual.QoS.ack(self, delivery_tag)
         else:
             keeper, holding = found
-            outcome = self._outcome(delivery_tag, holding.id, holding.settles)
+            outcome = self._outcome(delivery_tag, holding)
             entry = keeper.finish(delivery_tag, outcome, self.channel.pops_next())
             virtual.QoS.ack(self, delivery_tag)
             if entry is not None:
@@ -132,10 +132,12 @@ class SessionQoS(kombu_redis.QoS):
         if self._delivered:  # without one, Kombu would still open a connection, and may not have it
             super().restore_unacked(client)
 
-    def _outcome(self, tag: str, id: str, settles: bool) -> Outcome:
-        if settles:
+    def _outcome(self, tag: str, holding: Holding) -> Outcome:
+        if holding.written:
+            return Outcome.WRITTEN
+        if holding.settles:
             return Outcome.SETTLED
-        if not celery_state.is_revoked(id):
+        if not celery_state.is_revoked(holding.id):
             return Outcome.ENDED
         # Celery notes an expired task among the revoked ones.
         message = self._delivered.get(tag)

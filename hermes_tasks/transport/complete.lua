@@ -4,8 +4,11 @@
 -- ARGV  1 session  2 token  3 outcome  4 id of the message that was delivered
 --       5 first wait after a failed attempt, ms  6 longest wait, ms  7 a random number in [0, 1)
 --       8 attempts after which the head is a dead letter  9 1: pop the next run-queue entry
+--       10… ids, with the outcome written
 -- outcome is one of
 --   ended     acknowledged; what the task settled it has committed
+--   written   acknowledged, and its task wrote the messages with these ids just now: as ended after
+--             a commit of them, when no earlier call for any of them was in doubt
 --   settled   acknowledged, and that settles the head (tasks that do not commit)
 --   revoked, expired  acknowledged without having run: the head is a dead letter of that reason
 --   failed    rejected: a failed attempt
@@ -48,7 +51,29 @@ local function drop_head()
   resolve_intent(intent, head and head.number or number + 1)
 end
 
-if head and head.id == id and not wake
+-- Take what is written from the front.
+local function settle_written()
+  local done, ids, sinces, last = {}, {}, {}, nil
+  for i = 10, #ARGV do done[ARGV[i]] = true end
+  for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, #ARGV - 10)) do
+    local item = parse(text)
+    if not done[item.id] then break end
+    ids[#ids + 1], sinces[#sinces + 1], last = item.id, item.since, item.number
+  end
+  if not last then return end
+  redis.call('LTRIM', INFLIGHT, #ids, -1)
+  forget(ids)
+  count_written(sinces, now)
+  redis.call('HSET', SESSION, 'written', ms(math.max(last, tonumber(highest or '0'))))
+  progress, settled = true, true
+  head = head_of(INFLIGHT)
+  if head then set_lag(name, head) end
+  if resolve_intent(intent, head and head.number or last + 1) then answer_intent(intent) end
+end
+
+if outcome == 'written' then
+  settle_written()
+elseif head and head.id == id and not wake
     and (outcome == 'settled' or outcome == 'revoked' or outcome == 'expired') then
   if outcome == 'settled' then
     forget({id})

@@ -45,6 +45,7 @@ class Holding:
     """A claim this process holds.
 
     Attributes:
+        written: ids that its acknowledgement settles, because its task has written them.
         outcome: set once the claim is over but Redis has not been told yet.
         missed: its lease was not there when it was last renewed.
     """
@@ -52,6 +53,7 @@ class Holding:
     claim: Claimed
     settles: bool
     since: float = field(default_factory=time.monotonic)
+    written: tuple[str, ...] = ()
     outcome: Outcome | None = None
     missed: bool = False
 
@@ -219,8 +221,17 @@ class Keeper:
     def _complete(self, holding: Holding, unless: Sequence[str] | None = None) -> bytes | None:
         claim, outcome = holding.claim, holding.outcome
         assert outcome is not None
-        done = self.store.complete(claim.session, claim.token, outcome, holding.id, unless=unless)
+        done = self.store.complete(
+            claim.session,
+            claim.token,
+            outcome,
+            holding.id,
+            written=holding.written if outcome is Outcome.WRITTEN else (),
+            unless=unless,
+        )
         self._discard(holding)
+        if outcome is Outcome.WRITTEN and done.state != "lost":
+            events.written(self.store, claim.session, holding.written)
         self._tell(claim.session, done, outcome)
         return done.entry
 

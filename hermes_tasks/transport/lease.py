@@ -71,6 +71,8 @@ class SessionLease:
             question that is asked anyway may tell whether one of them was written twice.
         attempts: failed attempts of the head so far.
         tries: times the task has postponed the head.
+        settles: how many messages, from the first, leave the queue with the acknowledgement; see
+            :meth:`commit`.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class SessionLease:
         self._store = store
         self.token = token
         self._by_id = {message.id: message for message in messages}
+        self._open = set(self._by_id)
+        self.settles = 0
         self._record = record
         self._send_before: float | None = None
 
@@ -203,9 +207,19 @@ class SessionLease:
         if self._send_before is None or self.now() > self._send_before:
             raise self._lost()
 
-    def commit(self, ids: Iterable[str]) -> None:
-        """These messages have just been written; they leave the queue."""
+    def commit(self, ids: Iterable[str], *, at_end: bool = False) -> None:
+        """These messages have just been written; they leave the queue.
+
+        ``at_end``: the task returns a :class:`~.task.BatchResult` with :attr:`settles` of this
+        lease. With the last messages of a batch Redis is then told by the acknowledgement, which
+        spares a round trip of every batch. A worker that dies in between leaves a call in doubt, as
+        one does that dies before a commit.
+        """
         ids = list(ids)
+        if at_end and self.doubt is None and self._open.issubset(ids):
+            self.settles = len(self.messages)
+            self._store_results(ids)
+            return
         doubtful = self.doubt.last if self.doubt and self.doubt.until else 0
         if not self._store.commit(self.session, self.token, ids, doubtful=doubtful):
             raise self._lost()
@@ -276,11 +290,15 @@ class SessionLease:
         at_claim = (self._claimed_ms - message.accepted) / 1000
         return max(0.0, at_claim + self.now() - self._since)
 
-    def _settled(self, ids: Iterable[str], reason: str = "", detail: str = "") -> None:
+    def _settled(self, ids: Sequence[str], reason: str = "", detail: str = "") -> None:
         if reason:
             events.dropped(self._store, self.session, ids, reason, detail)
         else:
             events.written(self._store, self.session, ids)
+        self._open.difference_update(ids)
+        self._store_results(ids, reason)
+
+    def _store_results(self, ids: Iterable[str], reason: str = "") -> None:
         if self._record is not None:
             for id in ids:
                 self._record(self._by_id[id], reason)

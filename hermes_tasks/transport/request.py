@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Any
 
 from celery.worker.request import Request
 
 from hermes_tasks.transport import wire
+from hermes_tasks.transport.keeper import holding_of
+
+#: The text of a :class:`~.task.BatchResult`, or of what is derived from it.
+_SETTLES = re.compile(r"\w+\(settles=(?P<count>[1-9]\d*), dead=\[")
 
 
 class BatchRequest(Request):
@@ -16,6 +21,29 @@ class BatchRequest(Request):
     The followers' events are sent beside the head's, so that Flower and every other monitor count
     each of them. Arguments appear only as the ``argsrepr`` they were published with.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Celery makes a class for each task, whose `on_success` does not call that of its base.
+        finish = cls.__dict__.get("on_success")
+        if finish is None:
+            return
+
+        def on_success(self: BatchRequest, outcome: Any, **options: Any) -> Any:
+            self._note_written(outcome)
+            return finish(self, outcome, **options)
+
+        cls.on_success = on_success
+
+    def _note_written(self, outcome: Any) -> None:
+        """Before the acknowledgement: what it settles. ``outcome``: as a pool gives it."""
+        failed, result, _runtime = outcome
+        says = None if failed else _SETTLES.match(str(result))
+        found = says and holding_of(self._request_dict["properties"]["delivery_tag"])
+        if says and found:
+            holding = found[1]
+            batch = holding.claim.items[: int(says["count"])]
+            holding.written = tuple(item.id for item in batch)
 
     @cached_property
     def followers(self) -> dict[str, dict[str, Any]]:

@@ -85,6 +85,7 @@ class Outcome(StrEnum):
     """How a claim ended; ``complete.lua`` says what each leads to."""
 
     ENDED = "ended"
+    WRITTEN = "written"
     SETTLED = "settled"
     REVOKED = "revoked"
     EXPIRED = "expired"
@@ -455,11 +456,13 @@ class SessionStore:
         outcome: Outcome,
         id: str = "",
         *,
+        written: Sequence[str] = (),
         unless: Sequence[str] | None = None,
     ) -> Completed:
         """End a claim, and with ``unless`` pop the next run-queue entry.
 
-        ``unless``: lists that come first; while one of them is not empty, nothing is popped.
+        ``written``: ids that the outcome of that name settles. ``unless``: lists that come first;
+        while one of them is not empty, nothing is popped.
         """
         options = self.options
         state, *more = self._run(
@@ -473,6 +476,7 @@ class SessionStore:
             random.random(),
             options.max_attempts,
             0 if unless is None else 1,
+            *map(quote_id, written),
             more_keys=unless or (),
         )
         entry, id_given_up, trace = (*more, None, None, None)[:3]

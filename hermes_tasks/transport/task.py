@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -54,12 +56,29 @@ class OrderedTask(Task):
         return signature
 
 
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a batch task may return; its text is all that the worker's main process gets of it.
+
+    Not a mapping, which Celery takes apart to show it: that costs more than a call of Redis.
+
+    Attributes:
+        settles: messages, from the first, that leave the queue with the acknowledgement:
+            ``lease.settles``.
+        dead: ids of those given up.
+    """
+
+    settles: int
+    dead: Sequence[str]
+
+
 class BatchTask(OrderedTask):
     """Base of tasks that work on a whole batch and settle each message of it themselves.
 
     In the task, ``SessionLease.of(self)`` gives the batch; what it commits or buries is settled,
     what it does not is delivered again. A result that names ids of followers says that they were
-    given up. Messages with options of their own (links, chords, time limits) stay alone.
+    given up; a :class:`BatchResult` may also say what its acknowledgement settles. Messages with
+    options of their own (links, chords, time limits) stay alone.
     """
 
     abstract = True

@@ -640,12 +640,26 @@ class Model:
         self._make_ready(name) if session.inflight else self._move_on(name)
         return True
 
-    def complete(self, name: str, token: str, outcome: Outcome, id: str = "") -> Completed:
+    def complete(
+        self,
+        name: str,
+        token: str,
+        outcome: Outcome,
+        id: str = "",
+        written: Sequence[str] = (),
+    ) -> Completed:
         given_up: list[str] = []
-        return Completed(self._complete(name, token, outcome, id, given_up), None, *given_up)
+        state = self._complete(name, token, outcome, id, written, given_up)
+        return Completed(state, None, *given_up)
 
     def _complete(
-        self, name: str, token: str, outcome: Outcome, id: str, given_up: list[str]
+        self,
+        name: str,
+        token: str,
+        outcome: Outcome,
+        id: str,
+        written: Sequence[str],
+        given_up: list[str],
     ) -> str:
         session = self.sessions[name]
         lapsed = outcome is Outcome.LAPSED
@@ -654,6 +668,11 @@ class Model:
                 return "lost"
         elif session.token != token:
             return "lost"
+        if outcome is Outcome.WRITTEN:
+            front = list(itertools.takewhile(lambda m: m.id in written, session.inflight))
+            if self._settle(name, token, [message.id for message in front]) is not None and front:
+                session.answer_intent()
+                session.forget_head()
         settles = outcome in (Outcome.SETTLED, Outcome.REVOKED, Outcome.EXPIRED)
         if settles and session.wake is None and session.inflight and session.inflight[0].id == id:
             head = session.inflight.pop(0)
@@ -1181,12 +1200,23 @@ class SessionMachine(RuleBasedStateMachine):
     def complete(self, data: st.DataObject, outcome: Outcome) -> None:
         work = data.draw(st.sampled_from(self.work))
         self.work.remove(work)
-        self._complete(work.session, work.token, outcome, work.claim.items[0].id)
+        written = []
+        if outcome is Outcome.WRITTEN and work.began and work.claim.doubt is None:
+            count = data.draw(st.integers(0, len(work.claim.items)))
+            written = [item.id for item in work.claim.items[:count]]
+        self._complete(work.session, work.token, outcome, work.claim.items[0].id, written)
 
-    def _complete(self, session: str, token: str, outcome: Outcome, id: str = "") -> str:
+    def _complete(
+        self,
+        session: str,
+        token: str,
+        outcome: Outcome,
+        id: str = "",
+        written: Sequence[str] = (),
+    ) -> str:
         book, before = self.books[session], look(self.store, session)
         buried = self.store.client.xlen(self.store.names.dead)
-        answer: str = self.call("complete", session, token, outcome, id).state
+        answer: str = self.call("complete", session, token, outcome, id, written=written).state
         if outcome is Outcome.LAPSED:
             alive = before.lease is None or before.lease > self.now
             assert (answer == "lost") == alive
@@ -1198,12 +1228,20 @@ class SessionMachine(RuleBasedStateMachine):
         after = look(self.store, session)
         assert after.state == answer or answer == "dead"
         missing = sorted(set(before.queued) - set(after.queued))
-        assert missing in ([], sorted(before.queued)[:1]), "more than the head is gone"
+        front = sorted(before.queued)[: len(missing)]
+        assert missing == front, "what is gone was not in front"
+        if outcome is Outcome.WRITTEN:
+            queued = [item.id for item in before.items]
+            assert len(missing) >= sum(id in queued for id in written), "written, and still queued"
+            if missing and written:
+                self._answered(book)
+        else:
+            assert len(missing) <= 1, "more than the head is gone"
         for number in missing:
             if self.store.client.xlen(self.store.names.dead) > buried:
                 book.gone[number] = "dead"
             else:
-                assert outcome is Outcome.SETTLED
+                assert outcome in (Outcome.SETTLED, Outcome.WRITTEN)
                 self._written(book, number)
         return answer
 
