@@ -304,17 +304,33 @@ class World:
         if claimed is None:
             return True
         try:
-            self.run_task(claimed)
+            settles = self.run_task(claimed)
         except Died:
             self.say(f"{session} DIED")
             return True
         except redis.RedisError:
             return True
-        done = self.calm.complete(session, token, Outcome.ENDED)
-        self.say(f"{session} completed: {done.state}")
+        self.acknowledge(claimed, settles)
         return True
 
-    def run_task(self, claimed: Claimed) -> None:
+    def acknowledge(self, claimed: Claimed, settles: int) -> None:
+        """What the keeper of a worker's main process does, until it knows that Redis was told."""
+        written = [item.id for item in claimed.items[:settles]]
+        outcome = Outcome.WRITTEN if written else Outcome.ENDED
+        store = self.store if written else self.calm
+        while True:
+            try:
+                done = store.complete(claimed.session, claimed.token, outcome, written=written)
+            except Died:
+                self.say(f"{claimed.session} DIED before it was acknowledged, or after")
+                return
+            except redis.RedisError:
+                continue
+            self.say(f"{claimed.session} completed: {done.state}")
+            return
+
+    def run_task(self, claimed: Claimed) -> int:
+        """Run the task of a claim; how many messages its acknowledgement settles."""
         messages = [
             BatchMessage(item.id, item.number, item.accepted, [json.loads(item.message)], {}, {})
             for item in claimed.items
@@ -339,9 +355,11 @@ class World:
         )
         try:
             report = self.task.run(messages[0].args[0])
-            self.say(f"{claimed.session} done: {report}")
         except Ignore:
             self.say(f"{claimed.session} ignored")
+            return 0
+        self.say(f"{claimed.session} done: {report}")
+        return int(report.settles)
 
     def stop(self, longest: float) -> None:
         """The worker that runs now is stopped for a while; the others go on."""
@@ -732,6 +750,15 @@ BROKEN = {
     ),
     "what a gateway sent again is not waited for": Broken(
         139, {"claim": [("forgotten > now and forgotten or 0", "0")]}
+    ),
+    "an acknowledgement settles what is in flight behind as well": Broken(
+        0,
+        {
+            "complete": [
+                ("INFLIGHT, 0, #ARGV - 10", "INFLIGHT, 0, -1"),
+                ("if not done[item.id] then break end", ""),
+            ]
+        },
     ),
     "a worker that was stopped sends": Broken(
         11, methods=[(SessionLease, "check", _checks_nothing)]

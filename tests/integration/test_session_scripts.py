@@ -540,6 +540,54 @@ def test_a_message_is_settled_once_in_any_order(store: SessionStore) -> None:
 # -- complete -------------------------------------------------------------------------------------
 
 
+def acknowledge(store: SessionStore, *written: str, token: str = "t") -> str:
+    return store.complete(S, token, Outcome.WRITTEN, written[0], written=written).state
+
+
+def test_an_acknowledgement_settles_what_its_task_has_written(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    assert store.begin(S, "t", 1, 2)
+    assert acknowledge(store, "1", "2") == "ready"
+    assert (store.counters()["written"], store.progress(S).first_unsettled) == (2, 3)
+    claimed = claim(store, "next")
+    assert (ids_of(claimed), claimed.doubt, claimed.attempts) == (["3"], None, 0)
+
+
+def test_an_acknowledgement_settles_nothing_that_it_does_not_name(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    claim(store)
+    assert acknowledge(store, "2", "3") == "sleeping", "the head was not written"
+    assert "written" not in store.counters()
+    assert store.progress(S).inflight == 3
+
+
+def test_the_acknowledgement_of_a_lost_lease_settles_nothing(store: SessionStore) -> None:
+    push(store, "1")
+    claim(store, "old")
+    let_the_lease_run_out(store)
+    complete(store, Outcome.LAPSED, token="")
+    claim(store, "new")
+    assert acknowledge(store, "1", token="old") == "lost"
+    assert "written" not in store.counters()
+    assert acknowledge(store, "1", token="new") == "idle"
+    assert acknowledge(store, "1", token="new") == "lost", "a client may repeat the call"
+    assert store.counters()["written"] == 1
+
+
+def test_what_an_acknowledgement_settles_is_announced(store: SessionStore) -> None:
+    push(store, "1")
+    claim(store)
+    client: Any = store.client
+    listener = client.pubsub(ignore_subscribe_messages=True)
+    listener.subscribe(store.names.channel(S))
+    listener.get_message(timeout=5)
+    store.watch(S, 1)
+    acknowledge(store, "1")
+    assert listener.get_message(timeout=5) is not None
+    listener.close()
+
+
 @pytest.mark.parametrize(
     ("outcome", "state", "counter"),
     [

@@ -159,3 +159,18 @@ def _turns_per_call(deployment: Deployment, honcho: HonchoServer) -> list[int]:
         entry["batch"] for entry in honcho.log(session) if entry["metadata"]["part"] == 0
     )
     return [calls[batch] for batch in sorted(calls)]
+
+
+def test_a_turn_that_is_revoked_while_it_is_written_is_written(
+    deployment: Deployment, honcho: HonchoServer
+) -> None:
+    """Its acknowledgement settles it, and what is stored must not become a dead letter."""
+    (session,) = deployment.sessions(1)
+    honcho.control(latency=1.0)
+    deployment.send([session])
+    wait_until(lambda: deployment.look().calls == 1, DONE, "the call")
+    deployment.app.control.revoke(deployment.sent[session][0], reply=True, timeout=DONE, limit=3)
+    deployment.wait_until_written(DONE)
+    assert deployment.audit([session]).is_clean
+    reasons = [letter["reason"] for letter in deployment.store.dead_letters()]
+    assert "revoked" not in reasons
