@@ -182,7 +182,9 @@ class Server:
             kept: of what it has :attr:`written`, the bytes that had reached the disk.
         """
         self.kill()
-        os.truncate(self._append_only_file(), kept)
+        file = self._append_only_file()
+        # A restart within may have cut off half a command: longer, it would end in zeros.
+        os.truncate(file, min(kept, file.stat().st_size))
 
     def configure(self, name: str, value: str | int) -> None:
         """A line of the configuration file from the next :meth:`start` on."""
