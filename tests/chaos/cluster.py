@@ -266,7 +266,8 @@ class Cluster:
         assert self._watch is not None
         self.redis.kill()
         file, size = self._watch.file_before(time.monotonic() - seconds)
-        os.truncate(file, size)
+        # A restart within may have cut off half a command: longer, it would end in zeros.
+        os.truncate(file, min(size, file.stat().st_size))
 
     # -- what it has to say --------------------------------------------------------------------
 

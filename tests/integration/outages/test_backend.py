@@ -70,7 +70,7 @@ def test_an_outage_costs_one_call_a_probe_and_no_turn(
     calls = _calls(deployment, outage) - calls_first
     last = deployment.gate.status().counters
     seconds = time.monotonic() - since
-    inspect = deployment.app.control.inspect(timeout=5.0, limit=len(deployment.workers))
+    inspect = deployment.app.control.inspect(timeout=15.0, limit=len(deployment.workers))
     busy = {"active": inspect.active(), "reserved": inspect.reserved()}
     due = probes_due(seconds, PROBE)
     print(
