@@ -36,8 +36,12 @@ CHECKPOINT_WRITES = 50
 CHECKPOINT_AT_LATEST = 1000
 """Rows written after which it is moved in any case; it has some 15 MB then."""
 
-LOG_BYTES = 4 * 1024 * 1024
-"""What the write-ahead log's file is cut to, had it to grow while no checkpoint could be made."""
+LOG_BYTES = 32 * 1024 * 1024
+"""How long the write-ahead log may become, and what its file is cut to, had it to grow longer while
+no checkpoint could be made. Cutting it makes an append wait."""
+
+PAGE_BYTES = 4096
+"""SQLite's own size of a page."""
 
 using_sqlite = threading.RLock()
 """Held while any outbox calls SQLite other than to append.
@@ -317,8 +321,12 @@ class Outbox:
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database, beside the appends that go on."""
         if self.path is not None and self._writes:
-            self._pragma("wal_checkpoint(PASSIVE)")
+            moved = self._pragma("wal_checkpoint(PASSIVE)")
             with self._lock:
+                # What came meanwhile keeps the log from beginning anew. When that has happened too
+                # often, appends wait until it is moved as well.
+                if any(frames * PAGE_BYTES > LOG_BYTES // 2 for _busy, frames, _moved in moved):
+                    self._pragma("wal_checkpoint(PASSIVE)")
                 self._start_log()
 
     def truncate(self) -> None:
@@ -494,13 +502,13 @@ class Outbox:
                 raise self._broken("read", error) from error
             return None if value is None else int(value)
 
-    def _pragma(self, text: str) -> None:
+    def _pragma(self, text: str) -> list[tuple[int, ...]]:
         try:
             with using_sqlite:
-                self._reader.execute(f"PRAGMA {text}").fetchall()
+                return self._reader.execute(f"PRAGMA {text}").fetchall()
         except sqlite3.Error:
             # A full disk, or somebody reads the file: the next one will do.
-            pass
+            return []
 
     def _broken(self, action: str, error: Exception) -> OutboxError:
         reason = error.strerror if isinstance(error, OSError) else str(error)

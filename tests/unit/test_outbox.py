@@ -18,7 +18,7 @@ import pytest
 
 from hermes_tasks.errors import Closed, OutboxError
 from hermes_tasks.gateway import spool as spool_module
-from hermes_tasks.gateway.outbox import Outbox, Row
+from hermes_tasks.gateway.outbox import LOG_BYTES, Outbox, Row
 from hermes_tasks.gateway.spool import KEEP_SECONDS, Spool
 
 REDIS = "redis://127.0.0.1:6379/0 hermes"
@@ -569,6 +569,30 @@ def test_a_week_of_load_leaves_the_files_as_small_as_a_day(
     # and the log to be empty when there is nothing to send
     spool.checkpoint(truncate=True)
     assert file_size(directory, ".db-wal") < 10_000
+
+
+def test_the_log_is_bounded_though_turns_never_cease(
+    directory: Path, open_spool: Callable[..., Spool]
+) -> None:
+    # Given turns that come in all the while that the log is moved into the database,
+    spool = open_spool()
+
+    def append() -> None:
+        for number in range(5_000):
+            spool.append(f"s{number % 50}", str(number), "x" * 1_000)
+            time.sleep(0.0002)
+
+    appending = threading.Thread(target=append)
+    appending.start()
+    while appending.is_alive():
+        if spool.checkpoint_overdue:
+            spool.checkpoint()
+        time.sleep(0.001)
+    # I expect its file not to hold them all: that would be 80 MB
+    assert file_size(directory, ".db-wal") < 1.6 * LOG_BYTES
+    spool.checkpoint(truncate=True)
+    assert file_size(directory, ".db-wal") < 10_000
+    assert spool.pending == 5_000
 
 
 def test_nothing_of_a_sent_turn_stays_on_the_disk(
