@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.peers import ALL, Peer
+from benchmarks.peers import ALL, MAIN, Peer
 from benchmarks.postgres import PostgresServer
 
 
@@ -21,7 +21,12 @@ class Plan:
     full: bool = False
 
     @property
-    def peers(self) -> tuple[Peer, ...]:
-        """The contenders that can run here."""
+    def every(self) -> tuple[Peer, ...]:
+        """All contenders that can run here."""
         postgres = PostgresServer.programs() is not None
         return tuple(peer for peer in ALL if peer.store != "postgres" or postgres)
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """The contenders of a case that takes long."""
+        return self.every if self.full else MAIN

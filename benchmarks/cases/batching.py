@@ -10,7 +10,7 @@ from benchmarks.peers import OURS
 from benchmarks.results import Bar, Run, Table, interleaved
 from benchmarks.world import World
 
-SESSIONS, TURNS, LATENCY = 20, 100, 0.02
+SESSIONS, TURNS, LATENCY = 20, 50, 0.02
 
 
 def run(plan: Plan) -> Iterator[Table]:

@@ -17,6 +17,8 @@ TURNS, BATCHED_TURNS = 4_000, 20_000
 
 def run(plan: Plan) -> Iterator[Table]:
     """Microseconds of CPU a turn."""
+    if not plan.full:
+        return
     contenders: dict[str, Run] = {
         f"{OURS.name}, batches of fifty": partial(measure, OURS, BATCHED_TURNS),
         f"{OURS.name}, batches of one": partial(measure, OURS, TURNS, env=ONE),

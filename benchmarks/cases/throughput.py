@@ -71,7 +71,7 @@ def batched(plan: Plan) -> Table:
 def against_all(plan: Plan, sessions: int) -> Table:
     """Every contender, with one worker process of 32 slots where it can have them."""
     contenders: dict[str, Run] = {
-        peer.name: partial(measure, peer, sessions, TURNS if sessions < TURNS else sessions)
+        peer.name: partial(measure, peer, sessions, round(peer.share * max(TURNS, sessions)))
         for peer in plan.peers
         if peer is not THREAD
     }
@@ -107,6 +107,8 @@ def measure(
 ) -> Mapping[str, float | None]:
     """Turns a second of one run; ``None``: it was stuck."""
     with World(peer, **world) as at_work:
+        sessions = min(sessions, total)
+        total -= total % sessions
         at_work.send(sessions=sessions, turns=total // sessions)
         at_work.start(processes)
         if not at_work.wait(total):

@@ -33,7 +33,7 @@ class Peer:
         shards: worker processes it always needs, one for each shard; 0: as many as are asked for.
         slots: the most that one worker has.
         store: ``redis``, or ``postgres``, or ``""``: the turns stay in the sender's memory.
-        recovers: seconds after which, as configured here, it looks for what a dead worker left.
+        share: of the turns of a run that it is given, because it is so slow.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Peer:
     shards: int = 0
     slots: int = 1_000
     store: str = "redis"
+    share: float = 1.0
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,6 +94,7 @@ RQ = Peer(
     "rq_job",
     (sys.executable, "-m", _MODULE + "rq_job"),
     slots=1,
+    share=0.1,
 )
 HUEY = Peer(
     "Huey",
@@ -129,6 +131,8 @@ PROCRASTINATE = Peer(
 )
 THREAD = Peer("queue and a thread", "thread_queue", keeps_order=True, redelivers=False, store="")
 
+#: What most users would pick instead, or build.
+MAIN = (OURS, STOCK, SHARDED, LOCKED, DRAMATIQ, THREAD)
 #: All of them, ours first.
 ALL = (
     OURS,

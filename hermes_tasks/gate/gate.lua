@@ -17,6 +17,7 @@
 -- Fields of the gate's hash. Of the breaker:
 --   state                     open or probing; none: closed
 --   epoch, since              number of the state, and when it began
+--   opened_at                 while open or probing: since when, whatever probes were made meanwhile
 --   failures, failed_by       in a row, in this epoch; the worker of all of them, or empty
 --   well_by, well_at          the worker of the newest call that went well, and when it ended
 --   denied                    while open because the backend denies us: how, and what to do, for people
@@ -116,9 +117,10 @@ local function enter(what)
   redis.call('HSET', GATE, 'epoch', epoch, 'since', exact(now))
   redis.call('HDEL', GATE, 'failures', 'probe', 'probe_call', 'probe_ends', 'shut')
   if what == 'closed' then
-    redis.call('HDEL', GATE, 'state', 'denied', 'probe_at', 'probe_wait')
+    redis.call('HDEL', GATE, 'state', 'denied', 'opened_at', 'probe_at', 'probe_wait')
   else
     redis.call('HSET', GATE, 'state', what)
+    redis.call('HSETNX', GATE, 'opened_at', exact(now))
   end
 end
 

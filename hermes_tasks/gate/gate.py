@@ -74,7 +74,8 @@ class GateStatus:
 
     Attributes:
         name: of the backend and workspace.
-        since: when the state began; ``None`` for a breaker that never opened.
+        since: when the breaker closed or, if it is not closed, when it opened, whatever probes were
+            made since; ``None`` for one that never opened.
         now: when this was read.
         epoch: number of the state.
         failures: in a row.
@@ -319,10 +320,11 @@ class Gate:
         probe_at = float(found["probe_at"]) / 1000 if state is State.OPEN else None
         if maintenance is not None and probe_at is not None:
             probe_at = None if maintenance.until is None else max(probe_at, maintenance.until)
+        since = found.get("opened_at", found.get("since"))
         return GateStatus(
             name=self.name,
             state=state,
-            since=float(found["since"]) / 1000 if "since" in found else None,
+            since=None if since is None else float(since) / 1000,
             now=now_ms / 1000,
             epoch=int(found.get("epoch", 0)),
             failures=int(found.get("failures", 0)),

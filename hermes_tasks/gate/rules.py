@@ -278,6 +278,7 @@ class Breaker:
     Attributes:
         epoch: results of calls admitted in an earlier one move no state.
         since: when the state began.
+        opened_at: while it is not closed, since when.
         failures: in a row, in this epoch.
         failed_by: the worker of all of them; empty if they are of several, or nobody knows.
         well_by: the worker of the newest call that went well, and ``well_at`` when it ended.
@@ -295,6 +296,7 @@ class Breaker:
         self.state = State.CLOSED
         self.epoch = 0
         self.since = 0.0
+        self.opened_at: float | None = None
         self.failures = 0
         self.failed_by = ""
         self.well_by = ""
@@ -401,6 +403,10 @@ class Breaker:
         self.state = state
         self.epoch += 1
         self.since = now
+        if state is State.CLOSED:
+            self.opened_at = None
+        elif self.opened_at is None:
+            self.opened_at = now
         self.failures = 0
         self.probe_session = None
         self.probe_call = None
@@ -730,6 +736,7 @@ class GateRules:
             "state": breaker.state.value,
             "epoch": breaker.epoch,
             "since": breaker.since,
+            "opened_at": breaker.opened_at,
             "failures": breaker.failures,
             "failed_by": breaker.failed_by,
             "well_by": breaker.well_by,

@@ -307,6 +307,21 @@ def test_a_probe_that_does_not_come_leaves_its_turn_to_the_next(
     assert answer.probe
 
 
+def test_an_outage_is_as_old_as_its_first_failure_whatever_is_probed(
+    workers: Deployment, clock: Clock
+) -> None:
+    workers.open()
+    opened = clock.now
+    for wait in (61, 122):
+        clock.wait(wait)
+        failed = workers.go(f"probe after {wait} s")
+        assert workers.gate.report(failed, Ended.FAILED, 0.1) is State.OPEN
+    assert workers.gate.status().since == pytest.approx(opened)
+    clock.wait(250)
+    assert workers.gate.report(workers.go("probe"), Ended.OK, 0.1) is State.CLOSED
+    assert workers.gate.status().since == pytest.approx(clock.now)
+
+
 def test_a_retry_after_holds_the_probe_as_well(workers: Deployment, clock: Clock) -> None:
     calls = [workers.go(f"failing {number}") for number in range(4)]
     workers.gate.report(calls[0], Ended.LIMITED, 0.1, 300.0)

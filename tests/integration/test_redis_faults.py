@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import threading
 import time
 from collections import defaultdict
@@ -40,17 +38,15 @@ SHORT: dict[str, Any] = {
 DONE = 40.0
 
 
-def compose_settings() -> dict[str, str]:
-    """What the compose file tells its Redis, but for the password."""
-    compose = Path(__file__).parents[2] / "docker-compose.yml"
-    (command,) = re.findall(r"exec redis-server (.*?)'\n", compose.read_text(), re.DOTALL)
-    words = shlex.split(command)
-    given = zip(words[::2], words[1::2], strict=True)
-    return {name.removeprefix("--"): value for name, value in given if name != "--requirepass"}
+def deployed_settings() -> dict[str, str]:
+    """What every deployment of ours tells its Redis."""
+    file = Path(__file__).parents[2] / "deploy" / "redis" / "redis.conf"
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split(maxsplit=1) for line in lines)
 
 
 def start_redis() -> Server:
-    settings = compose_settings()
+    settings = deployed_settings()
     assert settings["appendfsync"] == "everysec"
     return EmbeddedValkey(config=settings).start()
 
@@ -175,7 +171,7 @@ def wait_for_accepted(deployment: Deployment, more: int) -> None:
 def test_a_redis_that_loses_its_last_second_loses_no_turn(
     gateways: list[Gateway], deployment: Deployment, honcho: HonchoServer, redis_server: Server
 ) -> None:
-    # Given gateways and workers at work on a Redis with the compose file's settings,
+    # Given gateways and workers at work on a Redis with the settings of deploy/redis,
     wait_for_accepted(deployment, 100)
     # if its host loses power, and the file what had not reached the disk,
     kept = redis_server.written
