@@ -10,6 +10,7 @@ import click
 
 from hermes_tasks.config import Settings, redact_url
 from hermes_tasks.errors import ConfigurationError
+from hermes_tasks.identity import honcho_id
 from hermes_tasks.turns import session_key
 
 if TYPE_CHECKING:
@@ -74,13 +75,18 @@ def sessions_here(*, to_look: bool = False) -> Iterator[SessionStore]:
 def full_name(session: str) -> str:
     """The whole name of a session, ``backend:workspace:session``.
 
-    Of a name without a colon the settings say the rest: their backend and workspace.
+    Anything with fewer colons is what a gateway calls the session, such as ``telegram:42``: the
+    settings say the rest, and it is made the same id that the gateway makes of it.
+
+    Raises:
+        InvalidTurn: it is empty.
     """
     app = _app_of_celery()
     settings = Settings.load() if app is None else getattr(app, "settings", None)
-    if ":" in session or settings is None:
+    if session.count(":") > 1 or settings is None:
         return session
-    return session_key(settings.backend, settings.honcho_workspace_id, session)
+    id = honcho_id(session, "session")
+    return session_key(settings.backend, settings.honcho_workspace_id, id)
 
 
 def policy_here() -> Policy:

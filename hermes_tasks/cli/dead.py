@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes_tasks.cli import group
-from hermes_tasks.cli.broker import sessions_of, view_of
+from hermes_tasks.cli.broker import full_name, sessions_of, view_of
 from hermes_tasks.cli.options import SPAN, confirm, yes_option
 from hermes_tasks.cli.output import console, json_option, print_json, printable, shown
 from hermes_tasks.cli.output import table as new_table
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from hermes_tasks.transport.dead import DeadLetter, DeadLetters, Retried
 
-only_session = click.option("--session", default="", help="Only of this session.")
+_MOST = 100_000
+
+only_session = click.option(
+    "--session",
+    default="",
+    callback=lambda _context, _option, name: name and full_name(name),
+    help="Only of this session, named as for `sessions`.",
+)
 only_reason = click.option("--reason", default="", help="Only of this reason, such as given_up.")
 
 
@@ -44,7 +51,7 @@ def dead() -> None:
 @dead.command("list")
 @only_session
 @only_reason
-@click.option("--limit", default=50, type=click.IntRange(1), show_default=True)
+@click.option("--limit", default=50, type=click.IntRange(1, _MOST), show_default=True)
 @click.option("--cursor", metavar="ID", default="", help="Only those older than this one.")
 @json_option
 def list_letters(session: str, reason: str, limit: int, cursor: str, as_json: bool) -> None:
@@ -126,6 +133,8 @@ def retry(ids: Sequence[str], everything: bool, session: str, reason: str, as_js
                 click.echo(f"{done.letter.entry} turn {id}: {_said(done)}")
     if as_json:
         print_json([_retried_as_json(done) for done in tried])
+    elif not tried:
+        click.echo("No dead letters.")
     stayed = sum(not done.is_queued for done in tried)
     if stayed:
         click.echo(f"{stayed} not retried", err=True)

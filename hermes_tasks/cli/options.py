@@ -14,6 +14,8 @@ from hermes_tasks.cli import group
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_MOST_DAYS = 3_650
+"""Of what is longer no calendar knows the end."""
 
 
 class Span(click.ParamType[float]):
@@ -26,10 +28,13 @@ class Span(click.ParamType[float]):
     ) -> float:
         if isinstance(value, int | float):
             return float(value)
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", str(value))
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", str(value), re.ASCII)
         if found is None:
             self.fail("must be seconds, or a number with s, m, h or d behind it", param, ctx)
-        return float(found[1]) * _SECONDS[found[2]]
+        seconds = float(found[1]) * _SECONDS[found[2]]
+        if seconds > _MOST_DAYS * _SECONDS["d"]:
+            self.fail(f"must be {_MOST_DAYS}d at most", param, ctx)
+        return seconds
 
 
 SPAN = Span()

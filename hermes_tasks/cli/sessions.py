@@ -41,8 +41,9 @@ _MOST = 1_000
 def sessions() -> None:
     """Sessions with turns to write: list them, see why one waits, pause it, let it go on.
 
-    A session is named `backend:workspace:session`, as `list` has it. Of a name without a colon,
-    HERMES_TASKS_BACKEND and HONCHO_WORKSPACE_ID say the rest. No command shows what was said.
+    A session is named `backend:workspace:session`, as `list` has it. What a gateway calls it, such
+    as `telegram:42`, will do where that has one colon at most: HERMES_TASKS_BACKEND and
+    HONCHO_WORKSPACE_ID say the rest. No command shows what was said.
 
     \b
     Exit status:

@@ -116,14 +116,19 @@ def pause(session: str, as_json: bool) -> None:
     """Write no more turns of a session until `resume`; they are accepted and wait.
 
     What a worker is writing ends first. Queue and backlog keep their bounds: a session that is
-    paused for long while much is said loses its oldest turns to the dead letters.
+    paused for long while much is said loses its oldest turns to the dead letters. One that nobody
+    has heard of can be paused as well.
     """
     from hermes_tasks.transport.steering import Steering
 
     name = full_name(session)
     with sessions_here() as store:
         state = Steering(store).pause(name)
-    _say(name, state, as_json, "paused" if state == "paused" else f"paused once it is not {state}")
+        is_known = store.progress(name).accepted > 0
+    said = "paused" if state == "paused" else f"paused once it is not {state}"
+    # A slip in the name would go unnoticed, and its turns be written on.
+    hint = "" if is_known else "; Redis knows no turn of it: is that its name?"
+    _say(name, state, as_json, f"{said}{hint}")
 
 
 @click.command()

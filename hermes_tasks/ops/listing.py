@@ -17,7 +17,7 @@ STATES = ("ready", "leased", "sleeping", "held", "paused")
 #: Most sessions on a page.
 MOST = 1_000
 
-_HELD_CURSOR = re.compile(r"\S+ \S+ \d{1,9}")
+_HELD_CURSOR = re.compile(r"\S+ \S+ \d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from hermes_tasks.transport.sessions import SessionStore, quote_id
 #: Letters that one script looks at, puts back or drops: a script stops every other client.
 PAGE = 100
 
-_ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
+# What Redis takes for one: each half below 2**64.
+_ENTRY = re.compile(r"\d{1,19}-\d{1,19}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from hermes_tasks.transport.sessions import Doubt, Progress, SessionStore
 #: Of so many sessions the lag is told that none of them exceeds.
 SHARES = (0.5, 0.95, 0.99)
 
-_COUNT = re.compile(r"-?\d{1,18}")
-_CURSOR = re.compile(r"\d{1,18}(\.\d+)?(e\+\d{1,2})? \S*")
+_COUNT = re.compile(r"-?\d{1,18}", re.ASCII)
+_CURSOR = re.compile(r"\d{1,18}(\.\d+)?(e\+\d{1,2})? \S*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

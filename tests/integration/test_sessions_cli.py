@@ -15,6 +15,7 @@ from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.sessions import Outcome
+from hermes_tasks.turns import Turn
 from tests.integration.commands import Commands
 from tests.integration.test_cli import assert_one_line, celery
 from tests.integration.test_cli import run as run_process
@@ -72,9 +73,10 @@ def test_sessions_are_listed_page_by_page_the_one_that_lags_most_first(
     assert "default:w:2 " not in said.stdout
     assert "More: --cursor " in said.stdout
     assert run("sessions", "list", "--state", "sleeping").stdout.startswith("No session")
-    wrong = run("sessions", "list", "--cursor", "nonsense")
-    assert wrong.exit_code == 2
-    assert "--cursor" in wrong.stderr
+    for wrong in ("nonsense", "\N{ARABIC-INDIC DIGIT ONE} x"):
+        refused = run("sessions", "list", "--cursor", wrong)
+        assert refused.exit_code == 2
+        assert "--cursor" in refused.stderr
 
 
 def test_a_session_says_why_it_waits_and_never_what_was_said(
@@ -103,6 +105,25 @@ def test_a_session_that_nobody_knows_is_one_line(run: Commands) -> None:
     result = run("sessions", "show", "nobody")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "Redis knows no session default:default:nobody" in result.stderr
+
+
+def test_a_session_can_be_named_as_its_gateway_calls_it(run: Commands, store: SessionStore) -> None:
+    # Given a turn that a gateway sent for what it calls telegram:42
+    whole = Turn.create("default", "telegram:42", [{"peer": "i", "content": "hi"}]).session_key
+    send(store, whole)
+    # I expect every command to know which session that is
+    assert run.json("sessions", "show", "telegram:42")["session"] == whole
+    assert run("sessions", "pause", "telegram:42").stdout == f"{whole}: paused\n"
+    assert run.json("sessions", "drop", "telegram:42", "--yes")["session"] == whole
+    (letter,) = run.json("dead", "list", "--session", "telegram:42")
+    assert letter["session"] == whole
+    assert run("sessions", "show", "").exit_code == 2
+
+
+def test_who_pauses_a_session_that_nobody_knows_is_told_so(run: Commands) -> None:
+    result = run("sessions", "pause", "telegrm:42")
+    assert result.exit_code == 0
+    assert "Redis knows no turn of it" in result.stdout
 
 
 def test_a_hostile_name_is_shown_as_text(run: Commands, store: SessionStore) -> None:
