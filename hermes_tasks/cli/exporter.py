@@ -43,7 +43,8 @@ def exporter(host: str, port: int) -> None:
     policy = Policy.from_settings(settings)
     view = View(make_app(settings, set_as_current=False), settings.safe_broker_url)
     stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
     port, stop = serve(lambda: view.ask(lambda store: read_overview(store, policy)), host, port)
     click.echo(f"metrics: http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
     try:

@@ -176,15 +176,14 @@ def _of_gateways(overview: Overview, history: Sequence[Sample]) -> Iterator[Prob
             Severity.WRONG, what, "let Redis take turns; or raise HERMES_TASKS_OUTBOX_ROWS"
         )
     if gateways.rows:
-        what = (
-            f"{count(gateways.count, 'gateway')} with {count(gateways.rows, 'turn')} that Redis "
-            "has not accepted yet; kept in the outbox."
-        )
-        yield Problem(
-            Severity.NOTE,
-            what,
-            "if it does not shrink: look at the log of the gateways, and at Redis",
-        )
+        turns = count(gateways.rows, "turn")
+        if gateways.count:
+            who = f"{count(gateways.count, 'gateway')} with {turns} that Redis has not accepted yet"
+            do = "if it does not shrink: look at the log of the gateways, and at Redis"
+        else:
+            who = f"Gateways that are silent now had {turns} that Redis has not accepted yet"
+            do = "start them again: the next one on the same directory sends them"
+        yield Problem(Severity.NOTE, f"{who}; kept in the outbox.", do)
 
 
 def _of_sessions(overview: Overview) -> Iterator[Problem]:

@@ -96,7 +96,8 @@ class Sample:
         """What :meth:`as_json` gave.
 
         Raises:
-            ValueError, TypeError, LookupError: it was another version's, or nobody's.
+            ValueError, TypeError, LookupError, AttributeError, OverflowError: it was another
+                version's, or nobody's.
         """
         found: Mapping[str, Any] = json.loads(raw)
         return cls(
@@ -123,7 +124,7 @@ def read_history(store: SessionStore) -> tuple[Sample, ...]:
     for raw in reversed(kept):
         try:
             samples.append(Sample.parse(raw))
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
             continue  # of another version
     if samples:
         samples = [one for one in samples if samples[-1].at - one.at <= KEPT * EVERY]

@@ -14,6 +14,8 @@ from hermes_tasks.transport.scripts import script_of
 LISTED = 600.0
 #: Seconds after its last report in which a gateway counts as at work.
 AT_WORK = 60.0
+#: Seconds after its last report for which the rows of a gateway count.
+ROWS_COUNT = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Gateways:
         reports = list(_reports(counts.gateways, counts.now))
         return cls(
             sum(age <= AT_WORK for _name, age, _said in reports),
-            sum(int(said[0]) for _name, _age, said in reports),
+            sum(int(said[0]) for _name, age, said in reports if age <= ROWS_COUNT),
             counts.counters.get("outbox_dropped", 0),
         )
 

@@ -173,6 +173,9 @@ def test_it_answers_while_redis_is_away(
     said = running.log.read_text()
     assert "swordfish" not in said
     assert said.count("there are no metrics") == 2
+    # Ctrl-C ends it as well as SIGTERM does
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(10) == 0
 
 
 def test_there_are_no_more_series_with_more_sessions_or_workspaces(server: Server) -> None:

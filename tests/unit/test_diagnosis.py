@@ -97,6 +97,8 @@ def test_turns_given_up_lately_are_said_and_old_ones_not() -> None:
 def test_turns_that_redis_has_not_taken_are_said() -> None:
     (problem,) = diagnose(replace(WELL, gateways=Gateways(count=2, rows=1_500, dropped=0)))
     assert "2 gateways with 1,500 turns that Redis has not accepted yet" in problem.what
+    (problem,) = diagnose(replace(WELL, gateways=Gateways(count=0, rows=1, dropped=0)))
+    assert "silent now had 1 turn that Redis has not accepted yet" in problem.what
 
 
 def test_turns_that_gateways_lost_lately_are_wrong_and_old_losses_not() -> None:

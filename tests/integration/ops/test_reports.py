@@ -115,3 +115,12 @@ def test_a_gateway_tells_how_full_its_outbox_is_and_what_it_dropped(
         wait_until(lambda: overview().accepted == 102, 20, "the turns left behind to be sent")
         wait_until(lambda: overview().gateways.rows == 0, 10, "nobody to have rows")
     assert overview().gateways.dropped == 3
+
+
+def test_rows_of_a_gateway_that_was_not_heard_of_for_a_day_count_no_more(
+    store: SessionStore, overview: Callable[[], Overview]
+) -> None:
+    seconds, _ = store.client.time()
+    store.client.hset(store.names.gateways, "lately", f"{seconds - 3_600}000 2 0")
+    store.client.hset(store.names.gateways, "long ago", f"{seconds - 90_000}000 5 0")
+    assert (overview().gateways.count, overview().gateways.rows) == (0, 2)
