@@ -12,7 +12,7 @@ from hermes_tasks.transport import wire
 from hermes_tasks.transport.keeper import holding_of
 
 #: The text of a :class:`~.task.BatchResult`, or of what is derived from it.
-_SETTLES = re.compile(r"\w+\(settles=(?P<count>[1-9]\d*), dead=\[")
+_SETTLES = re.compile(r"\w+\(settles=(?P<count>[1-9]\d*), dead=[\[(]")
 
 
 class BatchRequest(Request):

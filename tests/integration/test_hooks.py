@@ -193,6 +193,34 @@ def test_everything_is_told_once_though_other_hooks_raise_and_hang(
     ).keys() == {"wrong:raises", "hanging:hangs"}
 
 
+def test_a_turn_of_a_batch_in_halves_is_told_once_and_as_what_became_of_it(
+    deployment: Deployment,
+    installed: Callable[..., dict[str, str]],
+    told: Callable[[str], list[dict[str, str]]],
+) -> None:
+    # Given a batch with one turn that is refused, so that the others are written in several calls
+    env = installed("telling", TELLING, on_turn_written="written", on_turn_dropped="dropped")
+    task, (session,) = deployment.app.tasks[TASK], deployment.sessions(1)
+    deployment.send([session], 1)
+    turn = Turn.create("w", session, [{"peer": "u", "content": SECRET}], turn_id="poison")
+    data = turn.to_json()
+    data["messages"][0]["content"] += " <|endoftext|>"
+    task.apply_async((data,))
+    deployment.sent[session].append("poison")
+    deployment.send([session], 2)
+
+    # When a worker takes it
+    (worker,) = deployment.start(1, "-c", "1", "-I", "telling", **env)
+    deployment.wait_until_written(30)
+    worker.send(signal.SIGTERM)
+    worker.wait()
+
+    # Then
+    written = sorted(event["turn_id"] for event in told("written"))
+    assert written == sorted(id for id in deployment.sent[session] if id != "poison")
+    assert [event["turn_id"] for event in told("dropped")] == ["poison"]
+
+
 def test_a_gateway_is_told_which_turns_overflow(
     settings: Settings, tmp_path: Path, told_here: list[dict[str, Any]]
 ) -> None:

@@ -116,7 +116,13 @@ def test_two_messages_share_nothing_that_may_be_changed() -> None:
     assert other["properties"]["delivery_info"] == {"exchange": "", "routing_key": QUEUE}
 
 
-@pytest.mark.parametrize("text", ["", "\n", "null\nx", "[]\n", '{"headers": 1}\nx', "{}", "1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "\n", "null\nx", "[]\n", '{"headers": 1}\nx', "{}", "1"),
+        '{"headers": {"__type__": "decimal", "__value__": "none"}}\nx',
+    ],
+)
 def test_what_is_no_message_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         wire.unpack(text, QUEUE)
