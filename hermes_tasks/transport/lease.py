@@ -211,17 +211,18 @@ class SessionLease:
         """These messages have just been written; they leave the queue.
 
         ``at_end``: the task returns a :class:`~.task.BatchResult` with :attr:`settles` of this
-        lease. If these are all messages of the batch, Redis is then told by the acknowledgement,
-        which spares a round trip of every batch that is written as a whole. A worker that dies in
-        between leaves a call in doubt, as one does that dies before a commit.
+        lease. If these are all messages of the batch, and no results are kept, Redis is then told
+        by the acknowledgement, which spares a round trip of every batch that is written as a whole.
+        A worker that dies in between leaves a call in doubt, as one does that dies before a commit.
         """
         ids = list(ids)
         # The acknowledgement only says how many. Of a batch that was settled in parts, in halves or
         # by a question, hooks would be told twice, and of what was given up that it is written.
         whole = len(self._open) == len(self.messages) and self._open.issubset(ids)
-        if at_end and self.doubt is None and whole:
+        # Where results are kept they come before it: whoever has one finds its message settled, and
+        # a backend that takes none leaves no call in doubt.
+        if at_end and whole and self.doubt is None and self._record is None:
             self.settles = len(self.messages)
-            self._store_results(ids)
             return
         doubtful = self.doubt.last if self.doubt and self.doubt.until else 0
         if not self._store.commit(self.session, self.token, ids, doubtful=doubtful):

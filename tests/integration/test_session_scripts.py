@@ -14,6 +14,7 @@ import redis
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.lease import BatchMessage, SessionLease
 from hermes_tasks.transport.scripts import script
 from hermes_tasks.transport.sessions import (
     Claimed,
@@ -573,6 +574,38 @@ def test_the_acknowledgement_of_a_lost_lease_settles_nothing(store: SessionStore
     assert acknowledge(store, "1", token="new") == "idle"
     assert acknowledge(store, "1", token="new") == "lost", "a client may repeat the call"
     assert store.counters()["written"] == 1
+
+
+def leased(store: SessionStore, **more: Any) -> SessionLease:
+    claimed = claim(store)
+    messages = [BatchMessage(item.id, item.number, 0, [], {}, {}) for item in claimed.items]
+    return SessionLease(store, S, "t", messages, attempts=0, doubt=claimed.doubt, **more)
+
+
+def test_a_batch_that_is_written_as_a_whole_is_left_to_the_acknowledgement(
+    store: SessionStore,
+) -> None:
+    push(store, "1", "2")
+    lease = leased(store)
+    lease.commit(["1", "2"], at_end=True)
+    assert (lease.settles, store.progress(S).inflight) == (2, 2)
+
+
+def test_a_batch_of_which_a_part_is_settled_is_not(store: SessionStore) -> None:
+    push(store, "1", "2", "3")
+    lease = leased(store)
+    lease.commit(["1"], at_end=True)
+    lease.bury("2", "poison")
+    lease.commit(["3"], at_end=True)
+    assert (lease.settles, store.progress(S).inflight) == (0, 0)
+
+
+def test_a_batch_is_not_where_results_are_kept(store: SessionStore) -> None:
+    push(store, "1")
+    settled = list[int]()
+    lease = leased(store, record=lambda *_: settled.append(store.counters()["written"]))
+    lease.commit(["1"], at_end=True)
+    assert (lease.settles, settled) == (0, [1]), "its result comes after it was settled"
 
 
 def test_what_an_acknowledgement_settles_is_announced(store: SessionStore) -> None:
