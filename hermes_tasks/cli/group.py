@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -42,6 +43,11 @@ class Group(click.Group):
             # One line, whatever a library put into it.
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             ctx.exit(exit_status(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends in silence, as `| head` expects
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(INCOMPLETE)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)

@@ -45,7 +45,10 @@ def console() -> Console:
     """Where people read: as wide as their terminal."""
     from rich.console import Console
 
-    is_narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    # There may be none: a shell's `>&-`.
+    is_narrow = (sys.stdout is not None and sys.stdout.isatty()) or os.environ.get(
+        "COLUMNS", ""
+    ).isdecimal()
     return Console(highlight=False, width=None if is_narrow else _PIPE_COLUMNS)
 
 

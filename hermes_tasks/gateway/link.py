@@ -36,6 +36,8 @@ _MEANS = {
     "OutOfMemoryError": "its memory is full (maxmemory), until workers make room or it has more",
     "ReadOnlyError": "it is a replica",
     "NoPermissionError": "its ACL forbids it",
+    # What a script was not let do is an error of the script.
+    "ACL": "its ACL forbids it",
 }
 """What errors of Redis mean that a gateway's user may see."""
 
@@ -126,7 +128,7 @@ class Link:
         cause = cause or error
         # What Redis says of a command may quote it.
         reason = error_code(cause) if isinstance(cause, ResponseError) else str(cause)
-        means = _MEANS.get(type(cause).__name__)
+        means = _MEANS.get(type(cause).__name__) or _MEANS.get(reason)
         if means is not None:
             reason = f"{means} ({reason})"
         return BrokerUnavailable(f"Redis at {self._safe_url} does not take turns: {reason}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import TimeoutError as NoAnswer
 
+from hermes_tasks.errors import BrokerUnavailable
 from hermes_tasks.gateway.link import ANSWER_SECONDS, CONNECT_SECONDS, FAILURES, Link
 from hermes_tasks.transport import private_store
 
@@ -41,7 +43,7 @@ class View:
     """Answers questions about a deployment; writes nothing to Redis. For any number of threads.
 
     It connects when it is first asked, and anew when Redis was away. Redis answers soon, or the
-    question fails: nothing is waited for twice.
+    question fails: nothing is waited for twice, nor by one asker after the other.
 
     Args:
         app: the Celery application whose broker it is.
@@ -53,6 +55,8 @@ class View:
         self._link = Link(app, safe_url)
         self._lock = threading.Lock()
         self._store: SessionStore | None = None
+        self._failed = ""
+        self._failed_at = float("-inf")
 
     def ask(self, question: Callable[[SessionStore], T]) -> T:
         """The answer to a question, of which there is one at a time.
@@ -60,7 +64,10 @@ class View:
         Raises:
             BrokerUnavailable: Redis does not answer, or refuses us.
         """
+        asked_at = time.monotonic()
         with self._lock:
+            if self._failed_at >= asked_at:
+                raise BrokerUnavailable(self._failed)  # found out while this one waited
             try:
                 if self._store is not None:
                     try:
@@ -74,7 +81,9 @@ class View:
                 return question(self._store)
             except FAILURES as error:
                 self._close()
-                raise self._link.broken(error) from error
+                broken = self._link.broken(error)
+                self._failed, self._failed_at = str(broken), time.monotonic()
+                raise broken from error
 
     def close(self) -> None:
         """Close what is open. The next question opens it again."""

@@ -206,3 +206,15 @@ def test_up_refuses_to_stand_in_for_a_broker_elsewhere() -> None:
         HERMES_TASKS_BROKER_URL="redis://:s3cret@redis.example/0",
     )
     assert_one_line(result, 2, "redis://:***@redis.example/0", "unset it")
+
+
+@ONE_SERVER
+@pytest.mark.parametrize("where", ["/dev/full", "&-"])
+def test_output_that_nobody_can_take_is_no_traceback(settings: Settings, where: str) -> None:
+    program = Path(sys.executable).with_name("hermes-tasks")
+    for arguments in ("sessions list", "status --json"):
+        result = run(
+            *("sh", "-c", f"{program} {arguments} >{where}"),
+            env={"HERMES_TASKS_BROKER_URL": settings.broker_url},
+        )
+        assert result.stderr in ("", "error: [Errno 28] No space left on device\n")

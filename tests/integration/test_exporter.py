@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -15,8 +17,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hermes_tasks.app import make_app
+from hermes_tasks.config import Settings
+from hermes_tasks.errors import BrokerUnavailable
 from hermes_tasks.gate import Ended, Gate, Go, Policy
-from hermes_tasks.ops import read_overview
+from hermes_tasks.ops import read_overview, view
 from hermes_tasks.ops.exporter import OverviewCollector
 from hermes_tasks.ops.metrics import GATES, OTHER, UP, series
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
@@ -176,6 +181,23 @@ def test_it_answers_while_redis_is_away(
     # Ctrl-C ends it as well as SIGTERM does
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(10) == 0
+
+
+def test_a_redis_that_hangs_is_waited_for_once_by_all_who_ask(
+    server_type: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given what accepts connections and never answers
+    monkeypatch.setattr(view, "ANSWER_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        settings = Settings(broker_url=f"redis://127.0.0.1:{hangs.getsockname()[1]}/0")
+        asked = view.View(make_app(settings, set_as_current=False), settings.broker_url)
+        # When several ask at once
+        began = time.monotonic()
+        with ThreadPoolExecutor(5) as pool:
+            failed = [pool.submit(asked.ask, lambda store: store.names) for _ in range(5)]
+        # I expect all of them to be told at once
+        assert all(isinstance(one.exception(), BrokerUnavailable) for one in failed)
+        assert time.monotonic() - began < 4
 
 
 def test_there_are_no_more_series_with_more_sessions_or_workspaces(server: Server) -> None:
