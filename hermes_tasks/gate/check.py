@@ -181,7 +181,7 @@ class Check:
         state, looked_at, too_late, held, is_oddly_shut = self._run("check", name)
         return GateSeen(
             name,
-            state.decode(),
+            state.decode(errors="replace"),
             bool(looked_at),
             too_late,
             tuple(session.decode(errors="replace") for session in held),

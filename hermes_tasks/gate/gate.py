@@ -9,6 +9,7 @@ caller's to decide.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -311,48 +312,54 @@ class Gate:
     def _status(self, answer: Sequence[Any]) -> GateStatus:
         now, calls, permits, held, flat = answer
         pairs = iter(flat)
-        found = {name.decode(): value.decode() for name, value in zip(pairs, pairs, strict=True)}
+        found = {
+            name.decode(errors="replace"): value.decode(errors="replace")
+            for name, value in zip(pairs, pairs, strict=True)
+        }
         now_ms = float(now)
-        state = State(found.get("state", State.CLOSED))
-        pause_until = float(found.get("pause_until", 0))
+        # What is none stops no call: that is how the scripts take it.
+        state = next((one for one in State if one.value == found.get("state")), State.CLOSED)
+        pause_until = _number(found, "pause_until")
         paused = pause_until > now_ms
         maintenance = _maintenance(found, now_ms)
-        probe_at = float(found["probe_at"]) / 1000 if state is State.OPEN else None
+        probe_at = _number(found, "probe_at", now_ms) / 1000 if state is State.OPEN else None
         if maintenance is not None and probe_at is not None:
             probe_at = None if maintenance.until is None else max(probe_at, maintenance.until)
-        since = found.get("opened_at", found.get("since"))
+        since = _number(found, "opened_at") or _number(found, "since")
         return GateStatus(
             name=self.name,
             state=state,
-            since=None if since is None else float(since) / 1000,
+            since=since / 1000 if since else None,
             now=now_ms / 1000,
-            epoch=int(found.get("epoch", 0)),
-            failures=int(found.get("failures", 0)),
+            epoch=int(_number(found, "epoch")),
+            failures=int(_number(found, "failures")),
             denied=found.get("denied", ""),
             probe_at=probe_at,
             maintenance=maintenance,
             pause_until=pause_until / 1000 if paused else None,
             pause_why=found.get("pause_why", "") if paused else "",
-            limit=float(found["limit"]) if "limit" in found else None,
+            limit=_number(found, "limit") if "limit" in found else None,
             rate=self.policy.rate,
             calls=calls,
             permits=permits,
             held=held,
             classes=tuple(self._class_status(most, found, now_ms) for most in CLASSES),
             counters={
-                name: int(found.get(f"n_{name}", 0))
+                name: int(_number(found, f"n_{name}"))
                 for name in ("calls", "held", "opened", "probes", "denied", "bypassed", "late")
             },
-            took=Histogram.of("took", TOOK_BOUNDS, found),
+            took=Histogram.of(
+                "took", TOOK_BOUNDS, {field: _number(found, field) for field in found}
+            ),
         )
 
     def _class_status(self, most: int, found: dict[str, str], now_ms: float) -> ClassStatus:
         """As ``admit.lua`` has it."""
         policy = self.policy
-        raised = int(found.get(f"raised:{most}", 0))
-        old = float(found.get(f"sampled_at:{most}", 0)) <= now_ms - policy.window_seconds * 1000
-        samples = 0 if old else int(found.get(f"n:{most}", 0))
-        p95 = float(found[f"p95:{most}"]) / 1000 if samples else None
+        raised = int(_number(found, f"raised:{most}"))
+        old = _number(found, f"sampled_at:{most}") <= now_ms - policy.window_seconds * 1000
+        samples = 0 if old else int(_number(found, f"n:{most}"))
+        p95 = _number(found, f"p95:{most}") / 1000 if samples else None
         deadline = policy.ceiling
         if p95 is not None and samples >= policy.warmup and not raised:
             deadline = min(max(policy.headroom * p95, policy.floor), policy.ceiling)
@@ -370,6 +377,15 @@ def _release(answer: Sequence[Any]) -> Release:
     return Release(bool(probe), tuple(session.decode() for session in sessions))
 
 
+def _number(found: Mapping[str, str], field: str, without: float = 0.0) -> float:
+    """A field; ``without`` if it is missing or no number, as ``hermes-tasks check`` then says."""
+    try:
+        number = float(found.get(field, without))
+    except ValueError:
+        return without
+    return number if math.isfinite(number) else without
+
+
 def _maintenance(found: Mapping[str, str], now_ms: float) -> Maintenance | None:
     """As ``gate.lua`` has it."""
     until, _, rest = found.get("shut", "").partition(" ")
@@ -381,7 +397,7 @@ def _maintenance(found: Mapping[str, str], now_ms: float) -> Maintenance | None:
     if 0 < ends <= now_ms:
         return None
     return Maintenance(
-        float(found.get("since", 0)) / 1000, min(ends, longest) / 1000 if ends else None, why
+        _number(found, "since") / 1000, min(ends, longest) / 1000 if ends else None, why
     )
 
 

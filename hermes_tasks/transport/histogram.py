@@ -22,7 +22,7 @@ class Histogram:
     total: float
 
     @classmethod
-    def of(cls, name: str, bounds_ms: Sequence[int], counters: Mapping[str, int | str]) -> Self:
+    def of(cls, name: str, bounds_ms: Sequence[int], counters: Mapping[str, float]) -> Self:
         """What scripts have counted: ``<name>:<bound in ms>``, ``<name>:inf`` and ``<name>_sum``.
 
         A bound that another version counted under goes into the next bucket of these.

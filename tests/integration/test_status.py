@@ -197,3 +197,20 @@ def test_a_status_that_is_watched_shows_it_again_until_it_is_interrupted(server:
     watching.send_signal(signal.SIGINT)
     _, errors = watching.communicate(timeout=20)
     assert (watching.returncode, errors) == (0, "")
+
+
+def test_a_gate_that_somebody_has_spoilt_hides_nothing_else(
+    run: Commands, call: Callable[..., Gate], server: Server
+) -> None:
+    call("home", Ended.OK)
+    hash = SessionStore(server.client()).names.gate("default:home")[0]
+    for field in {b"state", *server.client().hkeys(hash)}:
+        # Given one field after the other that is none
+        before = server.client().hget(hash, field)
+        server.client().hset(hash, field, b"sideways\xff")
+        # I expect who looks to be shown all that can be read, and check to say what is wrong
+        for command in (["status"], ["gate", "show"], ["status", "--json"]):
+            assert "default:home" in run(*command).stdout, field
+        if before is not None:
+            server.client().hset(hash, field, before)
+    assert "its state is" in run("check").stdout
