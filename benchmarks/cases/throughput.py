@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.cases import Plan
-from benchmarks.peers import OURS, SHARDED, STOCK, THREAD, Peer
+from benchmarks.peers import DEFAULTS, OURS, SHARDED, STOCK, THREAD, Peer
 from benchmarks.results import Bar, Run, Table, interleaved
 from benchmarks.world import World
 
@@ -35,7 +35,7 @@ def prefork(plan: Plan) -> Table:
     """Batches of one against stock Celery: the same pool, the same number of processes."""
     contenders: dict[str, Run] = {
         peer.name: partial(measure, peer, 100, TURNS, pool="prefork", slots=2, env=ONE)
-        for peer in (OURS, STOCK)
+        for peer in (OURS, STOCK, DEFAULTS)
     }
     (series,) = interleaved(plan.runs, contenders).values()
     table = Table(
@@ -44,8 +44,9 @@ def prefork(plan: Plan) -> Table:
         "turns/s",
         series,
     )
-    ratio = table.ratio(OURS.name, STOCK.name)
-    table.bars.append(Bar("hermes_tasks / Celery", ratio, at_least=1.0))
+    for peer in (STOCK, DEFAULTS):
+        ratio = table.ratio(OURS.name, peer.name)
+        table.bars.append(Bar(f"{OURS.name} / {peer.name}", ratio, at_least=1.0))
     return table
 
 

@@ -69,6 +69,13 @@ STOCK = Peer(
     "stock_celery",
     (*_celery(_MODULE + "stock_celery", "-n", "w{worker}@bench"), *_POOL),
 )
+DEFAULTS = Peer(
+    "Celery, nothing set",
+    "stock_celery",
+    STOCK.command,
+    redelivers=False,
+    env={"BENCH_DEFAULTS": "1"},
+)
 SHARDED = Peer(
     "Celery, sharded queues",
     "sharded_celery",
@@ -137,6 +144,7 @@ MAIN = (OURS, STOCK, SHARDED, LOCKED, DRAMATIQ, THREAD)
 ALL = (
     OURS,
     STOCK,
+    DEFAULTS,
     SHARDED,
     LOCKED,
     DRAMATIQ,
