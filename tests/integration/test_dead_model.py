@@ -54,9 +54,17 @@ class DeadMachine(SessionMachine):
         self.bury(data)
         if end and work in self.work:
             self._complete(work.session, work.token, Outcome.ENDED, work.claim.items[0].id)
+        self.who_waits_is_told()  # of what is given up, before it is queued again
         if self.client.xlen(self.store.names.dead) > before:
             self.retry_dead_letters(data)
         self.work_on_the_next_sessions(2)
+
+    def _begin(self, work: Work, last: int) -> None:
+        """A task makes no call for what it has given up itself."""
+        book = self.books[work.session]
+        numbers = {item.number for item in work.claim.items if item.number <= last}
+        if book.holder != work.token or not numbers & book.gone.keys():
+            super()._begin(work, last)
 
     def _retried(self, done: Retried) -> None:
         book, letter, number = self.books[done.letter.session], done.letter, done.number

@@ -72,6 +72,7 @@ def operate(settings: Settings, *command: str, keys: str = "") -> Result:
         "HERMES_TASKS_BROKER_URL": settings.broker_url,
         "HERMES_TASKS_PREFIX": settings.prefix,
         "HERMES_TASKS_ENCRYPTION_KEYS": keys,
+        "COLUMNS": "500",  # what else runs in this process may have set it
     }
     return CliRunner(env=env).invoke(main, command)
 
