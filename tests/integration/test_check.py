@@ -255,7 +255,7 @@ def test_whatever_is_corrupted_is_repaired_and_nothing_is_lost_or_reordered(
     end_leases(store)
     check.repair(check.run().findings)
     help_on(store)
-    # An entry that nobody had sent was given up: counters are looked at when nothing moves any more.
+    # An entry that nobody had sent was given up: counters are looked at when nothing moves.
     left = check.run().findings
     assert {found.where for found in left} <= {"counters"}
     check.repair(left)

@@ -25,6 +25,7 @@ from tests.integration.test_session_model import (
     QUICK,
     SESSIONS,
     SessionMachine,
+    Work,
     run,
 )
 
