@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from typing import Any
 
+from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 
 from hermes_tasks.transport import wire
@@ -14,6 +15,9 @@ from hermes_tasks.transport.keeper import holding_of
 #: The text of a :class:`~.task.BatchResult`, or of what is derived from it.
 _SETTLES = re.compile(r"\w+\(settles=(?P<count>[1-9]\d*), dead=[\[(]")
 
+#: Longest time limit of a task, in seconds: a timer takes no number.
+_LONGEST = 365 * 86_400
+
 
 class BatchRequest(Request):
     """A request that may carry followers: messages written with it, each a task of its own.
@@ -21,6 +25,18 @@ class BatchRequest(Request):
     The followers' events are sent beside the head's, so that Flower and every other monitor count
     each of them. Arguments appear only as the ``argsrepr`` they were published with.
     """
+
+    def __init__(self, message: Any, *args: Any, **options: Any) -> None:
+        super().__init__(message, *args, **options)
+        # Celery reads these when the request has a slot of the pool already. What it stumbles over
+        # there takes the slot away for good, or ends the worker; here, it is refused.
+        limits = self.time_limits
+        if (
+            not isinstance(limits, list | tuple)
+            or len(limits) != 2
+            or not all(map(_is_limit, limits))
+        ):
+            raise InvalidTaskError("its time limits are none")
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -105,3 +121,7 @@ class BatchRequest(Request):
         """What ``inspect`` and Flower show of it: never the arguments themselves."""
         described: dict[str, Any] = super().info(safe=True)
         return described
+
+
+def _is_limit(limit: object) -> bool:
+    return limit is None or (isinstance(limit, int | float) and 0 <= limit <= _LONGEST)

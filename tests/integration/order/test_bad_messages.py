@@ -71,6 +71,12 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"content_type": "application/x-python-serialize", "content_encoding": "binary"},
         "attempts",
     ),
+    "a task whose name is none": ({"headers": {"task": {"a": MARKER}}}, "malformed"),
+    "time limits that are none": ({"headers": {"timelimit": 5, "session_alone": 1}}, "attempts"),
+    "a time limit that is none": (
+        {"headers": {"timelimit": [None, MARKER], "session_alone": 1}},
+        "attempts",
+    ),
     "corrupt base64": ({"raw_body": "abcde"}, "malformed"),
     "a task that is acknowledged early": (
         {"headers": {"task": "order.early"}, "without": ["session_settle"]},
