@@ -228,7 +228,10 @@ def _session_lines(overview: Overview) -> Iterator[tuple[str, str]]:
 
     yield "waiting or at work", _listed(overview.sessions) or "none"
     if overview.lag is None:
-        yield "lag", "none: all that was accepted is settled"
+        # After an upgrade a worker has to list what was queued by a version that did not.
+        is_unknown = overview.unsettled and any(overview.sessions.values())
+        settled = "none: all that was accepted is settled"
+        yield "lag", "not known until a worker of this version runs" if is_unknown else settled
         return
     lags = dataclasses.asdict(overview.lag)
     yield "lag", ", ".join(f"{name} {duration(lag)}" for name, lag in lags.items())

@@ -12,6 +12,7 @@ import pytest
 
 from hermes_tasks.config import Settings
 from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy
+from hermes_tasks.gate.check import Check
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.workers import clean_environment
 from hermes_tasks.transport import SessionStore
@@ -65,6 +66,14 @@ def test_turns_that_wait_without_a_worker_are_wrong(run: Commands, server: Serve
     (problem,) = run.json("status")["problems"]
     assert problem["severity"] == "wrong"
     assert problem["do"] == "start one: celery -A hermes_tasks worker"
+
+
+def test_a_lag_that_no_version_has_listed_yet_is_not_none(run: Commands, server: Server) -> None:
+    store = SessionStore(server.client())
+    assert "all that was accepted is settled" in run("status").stdout
+    store.push("default:w:s", "{}", id="t")
+    store.client.delete(store.names.lagging)
+    assert "not known until a worker of this version runs" in run("status").stdout
 
 
 def test_a_backend_that_is_well(run: Commands, call: Callable[..., Gate]) -> None:
@@ -213,4 +222,5 @@ def test_a_gate_that_somebody_has_spoilt_hides_nothing_else(
             assert "default:home" in run(*command).stdout, field
         if before is not None:
             server.client().hset(hash, field, before)
-    assert "its state is" in run("check").stdout
+    found = Check(SessionStore(server.client()), Policy(), settle=0.0).run().findings
+    assert any("its state is" in finding.text for finding in found)
