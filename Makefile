@@ -7,10 +7,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 # The tests mostly wait for processes to start and leases to end: run some side by side.
-PYTEST_ARGS ?= --numprocesses 3
+# Each begins with tests of its own and helps the others at the end: what tests of a file or a
+# directory share is started once, not by each process.
+PYTEST_ARGS ?= --numprocesses 3 --dist worksteal
 # The host pins honcho-ai to 2.2.0, which the environment has. What talks to Honcho is also tested
 # with this one.
 HONCHO_NEWEST := 2.7.0
+HONCHO_TESTS = $(shell grep -rl --include='test_*.py' 'pytest\.mark\.honcho' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos lint docs format bench bench-full up flower install clean
@@ -28,7 +31,7 @@ flower: install  ## Run Flower on http://127.0.0.1:5555: its tab Sessions shows 
 	$(BIN)/celery -A hermes_tasks flower --address=127.0.0.1
 
 test: lint docs $(VENV)/honcho-$(HONCHO_NEWEST)  ## Lint, check types, build the documentation, run every test.
-	PYTHONPATH=$(CURDIR)/$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(PYTEST_ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/honcho-$(HONCHO_NEWEST) $(BIN)/python -m pytest -m honcho $(HONCHO_TESTS) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chaos: install  ## Hurt a whole deployment for a minute and count what arrived: [SEED=…] [SECONDS=…] [RUNS=…].

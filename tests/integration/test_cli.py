@@ -101,6 +101,7 @@ def test_no_redis_is_one_line(lines: Path) -> None:
     assert_one_line(result, 3, "redis://:***@127.0.0.1:1/0", "Connection refused")
 
 
+@ONE_SERVER
 @pytest.mark.parametrize(
     ("credentials", "what"),
     [("", "Authentication required"), (":wr0ng@", "invalid username-password pair")],

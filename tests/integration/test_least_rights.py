@@ -22,7 +22,7 @@ from hermes_tasks.gate import Policy
 from hermes_tasks.ops import read_overview
 from hermes_tasks.ops.view import View
 from hermes_tasks.testing.honcho import HonchoServer
-from hermes_tasks.testing.servers import Server
+from hermes_tasks.testing.servers import RedisServer, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import Names, SessionStore
 from tests.conftest import StartWorker
@@ -143,6 +143,8 @@ def honcho() -> Iterator[HonchoServer]:
         yield honcho
 
 
+# The server of docker-compose.yml. That the other one reads the file alike, the next tests show.
+@pytest.mark.parametrize("server_type", [RedisServer], indirect=True)
 def test_each_user_is_refused_nothing_it_needs(
     users: Users, worker: StartWorker, honcho: HonchoServer, tmp_path: Path
 ) -> None:

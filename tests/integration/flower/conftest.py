@@ -50,9 +50,9 @@ class Site:
     flower: Flower
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One deployment for all tests of a file: some sessions have said something, and one cannot."""
+    """One deployment for all that only look: some sessions have said something, and some wait."""
     try:
         EmbeddedValkey.program()
     except ConfigurationError as error:

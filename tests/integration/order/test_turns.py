@@ -22,7 +22,6 @@ from tests.integration.order.load import check_quiet, store_of
 
 pytestmark = [
     pytest.mark.chaos,
-    pytest.mark.honcho,
     pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True),
 ]
 
@@ -110,6 +109,7 @@ def workers(worker: StartWorker, honcho: HonchoServer) -> list[WorkerProcess]:
     return started
 
 
+@pytest.mark.honcho
 def test_a_worker_killed_while_honcho_fails_at_random(
     conversations: Conversations, workers: list[WorkerProcess], honcho: HonchoServer
 ) -> None:
