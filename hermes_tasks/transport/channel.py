@@ -409,8 +409,6 @@ class SessionChannel(kombu_redis.Channel):
         head = claim.items[0]
         payload = wire.unpack(head.message.decode(), self._names.queue(claim.session))
         headers, properties = payload["headers"], payload["properties"]
-        if not all(isinstance(headers.get(name, ""), str) for name in ("task", "id")):
-            raise TypeError("no message of a task")  # Celery looks both up where nothing is caught
         headers[TOKEN_HEADER] = properties["delivery_tag"] = claim.token
         properties["delivery_info"]["redelivered"] = claim.again or claim.attempts > 0
         properties["session"] = {

@@ -101,10 +101,15 @@ def unpack(text: str, queue: str = "") -> dict[str, Any]:
     line, newline, body = text.partition("\n")
     try:
         message: dict[str, Any] = loads(line)
-        if not newline:
-            message["headers"], message["properties"]["delivery_info"], message["body"]
-            return message
         headers, properties = message["headers"], message["properties"]
+        if not (isinstance(headers, dict) and isinstance(properties, dict)):
+            raise TypeError
+        # Celery looks a task up, and announces it, where nothing is caught.
+        if not all(isinstance(headers.get(name, ""), str) for name in ("task", "id")):
+            raise TypeError
+        if not newline:
+            properties["delivery_info"], message["body"]
+            return message
         message["body"] = f"{_HEAD}{body}{_TAIL}" if message.pop("args", False) else body
         for name, value in _CONTENT.items():
             message.setdefault(name, value)

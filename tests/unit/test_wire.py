@@ -120,6 +120,9 @@ def test_two_messages_share_nothing_that_may_be_changed() -> None:
     "text",
     [
         *("", "\n", "null\nx", "[]\n", '{"headers": 1}\nx', "{}", "1"),
+        '{"headers": "task", "properties": {}}\nx',
+        '{"headers": {"task": {}, "id": "1"}, "properties": {}}\nx',
+        '{"headers": {"task": 1}, "properties": {"delivery_info": {}}, "body": ""}',
         '{"headers": {"__type__": "decimal", "__value__": "none"}}\nx',
     ],
 )
