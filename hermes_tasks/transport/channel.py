@@ -23,6 +23,7 @@ from kombu.exceptions import ChannelError
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from hermes_tasks.transport import celery_state, events, wire
@@ -56,6 +57,9 @@ SENDER_HEADERS = ("session_gateway", "session_number", "session_previous")
 #: Seconds that a consumer may take for its next look at the run queue before it counts as standing
 #: still: longer than a garbage collection or a slow claim.
 STANDSTILL = 5.0
+
+#: Seconds without an answer after which a connection is looked at before it is used.
+IDLE = 1.0
 
 #: What a server says that will not do anything now: a pop ended because it has become a replica, a
 #: disk that is full, too few replicas, a script that runs too long. redis-py has no class for them.
@@ -192,9 +196,14 @@ class SessionChannel(kombu_redis.Channel):
         meet, made = options.get("session_meet"), options.get("session_made")
 
         class Connection(connection_class):
-            """Tells errors of the server's state, which pass, from those of a command."""
+            """Tells errors of the server's state, which pass, from those of a command.
+
+            And finds out before a command that the server has closed it meanwhile: a pool process
+            keeps one connection, through every restart of Redis, and no turn must fail for that.
+            """
 
             def __init__(self, **kwargs: Any) -> None:
+                self._heard_at = 0.0
                 super().__init__(**kwargs)
                 pack_quickly(self)
                 if meet is not None:
@@ -211,7 +220,20 @@ class SessionChannel(kombu_redis.Channel):
                     self.disconnect()
                     raise
 
+            def check_health(self) -> None:
+                """What redis-py does before it sends a command; then nothing is to be repeated."""
+                try:
+                    idle = time.monotonic() - self._heard_at
+                    # Nothing was asked: there is something to be read only where it was closed.
+                    if idle > IDLE and self._sock is not None and self.can_read():
+                        raise RedisConnectionError("closed by the server")
+                    super().check_health()
+                except RedisConnectionError:
+                    self.disconnect()
+                    self.connect()
+
             def read_response(self, *args: Any, **kwargs: Any) -> Any:
+                self._heard_at = time.monotonic()
                 try:
                     return super().read_response(*args, **kwargs)
                 except ResponseError as error:

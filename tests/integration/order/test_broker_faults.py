@@ -11,6 +11,7 @@ import pytest
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
+from hermes_tasks.transport.channel import IDLE
 from tests.integration.order.app import LEASE
 from tests.integration.order.fleet import Fleet
 from tests.integration.order.load import Load
@@ -67,6 +68,24 @@ def test_all_connections_are_killed_again_and_again(
         for kind in ("normal", "pubsub"):
             store.client.client_kill_filter(_type=kind, skipme=True)
     turns.check()
+
+
+def test_connections_that_are_closed_while_nobody_uses_them_cost_no_attempt(
+    fleet: Fleet, load: Callable[..., Load], store: SessionStore
+) -> None:
+    turns = load(sessions=12, turns=2)
+    for session in turns.sessions:
+        turns.send(session, 0)
+    turns.wait_for_share(0.5)
+    # As when Redis is started again at night: nothing is on its way.
+    time.sleep(IDLE + 0.2)
+    for kind in ("normal", "pubsub"):
+        store.client.client_kill_filter(_type=kind, skipme=True)
+    failed = store.counters().get("failed", 0)
+    for session in turns.sessions:
+        turns.send(session, 1)
+    turns.check()
+    assert store.counters().get("failed", 0) == failed
 
 
 def test_a_purge_of_the_run_queue_loses_no_turn(
