@@ -12,7 +12,9 @@ local state, accepted, attempts, intent, lines, watched = unpack(redis.call('HMG
   'state', 'accepted', 'attempts', 'intent', 'trace', 'watched'))
 local head = head_of(INFLIGHT) or next_head()
 local target = tonumber(ARGV[2])
-if target == 0 then target = tonumber(accepted or '0') end
+-- A field that is no number counts as none: whoever looks sees the rest, and check says so.
+accepted = tonumber(accepted or '0') or 0
+if target == 0 then target = accepted end
 -- Of two that wait the first is told, and the other looks again.
 if target and state and head and head.number <= target
     and (not watched or tonumber(watched) > target) then
@@ -20,8 +22,8 @@ if target and state and head and head.number <= target
   redis.call('HSET', SESSION, 'watched', ms(target))
 end
 local lands = intent and select(3, parts_of(intent)) or 0
-return {state or 'idle', tonumber(accepted or '0'), head and head.number or -1,
+return {state or 'idle', accepted, head and head.number or -1,
   redis.call('LLEN', INFLIGHT), redis.call('LLEN', WAITING), redis.call('LLEN', BACKLOG),
-  tonumber(redis.call('ZSCORE', SLEEPING, ARGV[1]) or '-1'), tonumber(attempts or '0'), now_ms(),
+  tonumber(redis.call('ZSCORE', SLEEPING, ARGV[1]) or '-1'), tonumber(attempts or '0') or 0, now_ms(),
   head and head.since or -1, tonumber(redis.call('HGET', META, 'swept_at') or '-1'), lands,
   state == 'ready' and redis.call('ZRANK', READY, ARGV[1]) or 0, lines or ''}

@@ -549,7 +549,11 @@ class SessionStore:
     def counters(self) -> dict[str, int]:
         """Counters of the deployment: accepted, written, retried, failed, ``dead:<reason>``, …"""
         found: Any = self.client.hgetall(self.names.stats)
-        return {name.decode(): int(value) for name, value in found.items()}
+        return {
+            name.decode(errors="replace"): int(value)
+            for name, value in found.items()
+            if value.removeprefix(b"-").isdigit()
+        }
 
     def dead_letters(self, count: int = 100) -> list[dict[str, str]]:
         """The newest dead letters, newest first, without their message."""

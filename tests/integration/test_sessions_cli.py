@@ -11,6 +11,8 @@ import pytest
 import redis
 
 from hermes_tasks.config import Settings
+from hermes_tasks.gate import Policy
+from hermes_tasks.gate.check import Check
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.keys import Names
@@ -118,6 +120,17 @@ def test_a_session_can_be_named_as_its_gateway_calls_it(run: Commands, store: Se
     (letter,) = run.json("dead", "list", "--session", "telegram:42")
     assert letter["session"] == whole
     assert run("sessions", "show", "").exit_code == 2
+
+
+def test_a_session_that_somebody_has_spoilt_is_shown_and_checked(
+    run: Commands, store: SessionStore
+) -> None:
+    send(store, S, "default:w:other")
+    store.client.hset(store.names.session(S)[0], mapping={"attempts": "x", "accepted": "y"})
+    store.client.hset(store.names.stats, "spoilt", "z")
+    assert len(run.json("sessions", "list")["rows"]) == 2
+    assert run.json("sessions", "show", "s")["waiting"] == 1
+    assert S in {one.where for one in Check(store, Policy(), settle=0.0).run().findings}
 
 
 def test_who_pauses_a_session_that_nobody_knows_is_told_so(run: Commands) -> None:
