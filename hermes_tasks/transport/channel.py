@@ -221,16 +221,18 @@ class SessionChannel(kombu_redis.Channel):
                     raise
 
             def check_health(self) -> None:
-                """What redis-py does before it sends a command; then nothing is to be repeated."""
-                try:
-                    idle = time.monotonic() - self._heard_at
-                    # Nothing was asked: there is something to be read only where it was closed.
-                    if idle > IDLE and self._sock is not None and self.can_read():
-                        raise RedisConnectionError("closed by the server")
-                    super().check_health()
-                except RedisConnectionError:
+                """What redis-py does before it sends a command; so nothing is to be repeated."""
+                if time.monotonic() - self._heard_at > IDLE and self._is_closed():
                     self.disconnect()
                     self.connect()
+                super().check_health()
+
+            def _is_closed(self) -> bool:
+                try:
+                    # Nothing was asked: there is something to be read only where it was closed.
+                    return self._sock is not None and bool(self.can_read())
+                except RedisConnectionError:
+                    return True
 
             def read_response(self, *args: Any, **kwargs: Any) -> Any:
                 self._heard_at = time.monotonic()
