@@ -50,6 +50,9 @@ def make_app(broker: str, journal: str, prefix: str, **conf: Any) -> Celery:
         broker_transport_options={
             "session_prefix": prefix,
             "session_lease": LEASE,
+            # Celery's pool may lose what a process answers while the broker is lost: its claim ends
+            # then, as every claim that takes too long.
+            "session_lease_max_age": 25.0,
             "session_batch_messages": 5,
             "session_message_limit": 1_000_000,
             "session_retry_first": 0.05,
