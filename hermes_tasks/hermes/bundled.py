@@ -7,6 +7,7 @@ that it writes no turns.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 from typing import Any
@@ -84,6 +85,15 @@ def guide(provider: Any, identity: Identity, *, writes: bool) -> None:
             "the bundled Honcho provider of this Hermes is not known: it may read another session "
             "than is written"
         )
+
+
+def load_sdk() -> None:
+    """Import what the bundled provider would import in a thread of its own, beside the first turns.
+
+    An import keeps the interpreter for milliseconds on end, and a turn that comes meanwhile would wait.
+    """
+    with contextlib.suppress(ImportError):  # it says itself what is missing
+        importlib.import_module("honcho")
 
 
 def observes_others(provider: Any, config: HostConfig) -> bool:

@@ -112,6 +112,7 @@ class HonchoTasksProvider(MemoryProvider):
         self._why_silent = _why_silent(config, context)
         self._ended = False
         if not self._why_silent and self._sync is None:
+            bundled.load_sdk()
             self._sync = sending.begin()
             self._sync.warm_up()
         self._enter(session_id, Identity.of(config, session_id, context), self.bundled)
