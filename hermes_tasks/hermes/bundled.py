@@ -90,7 +90,7 @@ def guide(provider: Any, identity: Identity, *, writes: bool) -> None:
 def load_sdk() -> None:
     """Import what the bundled provider would import in a thread of its own, beside the first turns.
 
-    An import keeps the interpreter for milliseconds on end, and a turn that comes meanwhile would wait.
+    An import keeps the interpreter for milliseconds on end, and a turn that came then would wait.
     """
     with contextlib.suppress(ImportError):  # it says itself what is missing
         importlib.import_module("honcho")
