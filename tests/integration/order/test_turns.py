@@ -100,6 +100,8 @@ def workers(worker: StartWorker, honcho: HonchoServer) -> list[WorkerProcess]:
         "HONCHO_URL": honcho.url,
         "HERMES_TASKS_LEASE_SECONDS": str(LEASE),
         "HERMES_TASKS_BATCH_TURNS": "3",
+        # Failures at random may come in a row before many calls are open: the breaker then opens.
+        "HERMES_TASKS_BREAKER_PROBE_SECONDS": "0.5",
     }
     started = [
         worker("-c", "4", "-l", "INFO", "--without-mingle", env=env, wait=False) for _ in range(2)
