@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Self
+
+import psutil
 
 
 class PostgresServer:
@@ -60,23 +61,21 @@ class PostgresServer:
     def pause(self) -> None:
         """Stop every process of it: the kernel takes connections, and nobody answers."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        for backend in (
-            Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        ):
-            os.kill(int(backend), signal.SIGSTOP)
+        for process in self._every():
+            process.suspend()
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            for backend in (
-                Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-                .read_text()
-                .split()
-            ):
-                os.kill(int(backend), signal.SIGKILL)
-            self._process.kill()
+            for process in self._every():
+                process.kill()
             self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _every(self) -> list[psutil.Process]:
+        """The postmaster and its backends, each of which is in a process group of its own."""
+        assert self._process is not None
+        postmaster = psutil.Process(self._process.pid)
+        return [postmaster, *postmaster.children(recursive=True)]
 
     def _run(self, command: list[object]) -> int:
         return subprocess.run(

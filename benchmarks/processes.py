@@ -23,9 +23,3 @@ class Cpu:
     def of_children(pid: int) -> float:
         """That the living children of a process have used."""
         return sum(Cpu.of(child.pid) for child in psutil.Process(pid).children(recursive=True))
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold, shared pages counted once each."""
-    process = psutil.Process(pid)
-    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))

@@ -64,7 +64,6 @@ class Table:
         lower_is_better: as with times.
         note: what a reader must know to use the figures.
         bars: what they must reach.
-        limits: figures of the same machine that none can pass: name and value.
     """
 
     key: str
@@ -74,7 +73,6 @@ class Table:
     lower_is_better: bool = False
     note: str = ""
     bars: list[Bar] = field(default_factory=list)
-    limits: dict[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Series:
         return next(series for series in self.series if series.name == name)
@@ -89,7 +87,6 @@ class Table:
         lines = [f"{self.title} ({self.unit}; median, least to greatest)"]
         best = self._best()
         lines += [f"  {series.name:28}{_row(series, best)}" for series in self.series]
-        lines += [f"  limit: {name:21}{value:12,.4g}" for name, value in self.limits.items()]
         lines += [f"  {bar}" for bar in self.bars]
         return "\n".join(lines)
 
@@ -116,7 +113,6 @@ class Table:
                 }
                 for bar in self.bars
             ],
-            "limits": self.limits,
         }
 
 

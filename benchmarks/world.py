@@ -228,7 +228,6 @@ class World:
     def wait(self, total: int, limit: float = STUCK) -> bool:
         """Wait until so many turns are written; ``False``: not within ``limit`` seconds."""
         give_up = time.monotonic() + limit
-        # By size first: to count lines costs the more the more there are.
         while self.count() < total:
             if time.monotonic() > give_up:
                 return False
