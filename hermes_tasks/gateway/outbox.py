@@ -1,8 +1,10 @@
 """One outbox: the turns of one gateway process that Redis may not have, in SQLite.
 
-A row is a turn with its number. Numbers come from ``AUTOINCREMENT``, so they are never given twice
-under one *incarnation*, the random name of the process that wrote them. Each row also names the
-number before it of the same session, while that one is still here, so that Redis can tell a gap.
+A row is a turn with its number. Only the process that made a file adds to it, and counts, so that
+no number is given twice under one *incarnation*, the random name of that process. Each row also
+names the number before it of the same session, while that one is still here, so that Redis can tell
+a gap. Which sessions the rows are of is kept in memory as well (:mod:`.numbers`): an index in the
+file, and SQLite's ``AUTOINCREMENT``, would make every append write three pages instead of one.
 
 A row goes through two more stations. Rows are sent in order, so one number each tells how far:
 *attempted*, it may have reached Redis; *accepted*, it has. An accepted row is kept for a while,
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes_tasks.errors import OutboxError
+from hermes_tasks.gateway.numbers import Numbers
 
 CHECKPOINT_WRITES = 50
 """Rows written after which the write-ahead log is moved into the database, when nobody appends."""
@@ -54,13 +57,12 @@ _SCHEMA = """
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS turns (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     session_key TEXT NOT NULL,
     turn_id TEXT NOT NULL,
     previous INTEGER,
     body TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS turns_of_session ON turns (session_key, number);
 CREATE TABLE IF NOT EXISTS refused (
     number INTEGER PRIMARY KEY,
     session_key TEXT NOT NULL,
@@ -72,8 +74,7 @@ COMMIT;
 """
 
 _APPEND = """
-INSERT INTO turns (session_key, turn_id, previous, body)
-VALUES (:session, :turn, (SELECT max(number) FROM turns WHERE session_key = :session), :body)
+INSERT INTO turns (number, session_key, turn_id, previous, body) VALUES (?, ?, ?, ?, ?)
 """
 
 _REFUSE = """
@@ -81,14 +82,20 @@ INSERT OR REPLACE INTO refused (number, session_key, turn_id, body, reason)
 SELECT number, session_key, turn_id, body, ? FROM turns WHERE number = ?
 """
 
+_FORGET = """
+DELETE FROM turns WHERE number = ? AND turn_id IN (SELECT value FROM json_each(?))
+"""
+
 # The oldest turn that was not tried yet: one that was may be in Redis already. Then the oldest that
 # is not on its way just now.
 _OLDEST = """
-SELECT number FROM (
-    SELECT * FROM (SELECT number FROM turns WHERE number > :attempted ORDER BY number LIMIT 1)
+SELECT number, session_key FROM (
+    SELECT * FROM (
+        SELECT number, session_key FROM turns WHERE number > :attempted ORDER BY number LIMIT 1
+    )
     UNION ALL
     SELECT * FROM (
-        SELECT number FROM turns
+        SELECT number, session_key FROM turns
         WHERE number > :accepted AND number NOT BETWEEN :first AND :last ORDER BY number LIMIT 1
     )
 ) LIMIT 1
@@ -173,6 +180,8 @@ class Outbox:
         self._sending = (0, 0)
         # Batches that are kept, oldest first: when they were accepted, their last number, how many.
         self._batches: deque[tuple[float, int, int]] = deque()
+        self._last = 0
+        self._numbers = Numbers()
         self._connections: list[sqlite3.Connection] = []
         try:
             with using_sqlite:
@@ -191,14 +200,16 @@ class Outbox:
             try:
                 if self.pending >= self._limit:
                     self._drop_oldest()
-                number = self._db.execute(
-                    _APPEND, {"session": session_key, "turn": turn_id, "body": body}
-                ).lastrowid
+                number = self._last + 1
+                previous = self._numbers.latest(session_key)
+                self._db.execute(_APPEND, (number, session_key, turn_id, previous, body))
             except sqlite3.Error as error:
                 raise self._broken("write", error) from error
+            self._last = number
+            self._numbers.add(session_key, number)
             self.pending += 1
             self._written()
-            return int(number or 0)
+            return number
 
     def rows(self, limit: int) -> list[Row]:
         """The oldest rows to be sent, in order.
@@ -232,7 +243,7 @@ class Outbox:
         with self._lock:
             first, last = self._sending = rows[0].number, rows[-1].number
             self._attempted = max(self._attempted, last)
-            there = self._numbers(first, last)
+            there = self._there(first, last)
             return [row for row in rows if there is None or row.number in there]
 
     def accept(self, rows: Sequence[Row]) -> None:
@@ -256,6 +267,7 @@ class Outbox:
             self._write(_REFUSE, (reason, row.number))
             # On a full disk it stays where it is, and is refused by whoever finds it there.
             self._write("DELETE FROM turns WHERE number = ?", (row.number,))
+            self._numbers.remove(row.session_key, row.number)
             self._accepted = row.number
             self.refused += 1
             self.pending -= 1
@@ -287,12 +299,11 @@ class Outbox:
 
     def forget(self, session_key: str, turn_ids: Iterable[str]) -> None:
         """Keep no longer what Redis has given up: sent again it would come out of its order."""
+        given_up = json.dumps(list(turn_ids))
         with self._lock:
-            self._write(
-                "DELETE FROM turns WHERE session_key = ? AND number <= ?"
-                " AND turn_id IN (SELECT value FROM json_each(?))",
-                (session_key, self._accepted, json.dumps(list(turn_ids))),
-            )
+            for number in self._numbers.up_to(session_key, self._accepted):
+                if self._write(_FORGET, (number, given_up)):
+                    self._numbers.remove(session_key, number)
 
     @property
     def kept_since(self) -> float | None:
@@ -302,11 +313,14 @@ class Outbox:
 
     def latest(self, session_key: str) -> int | None:
         """Number of the session's newest row still to be sent."""
-        return self._of_session("max(number)", session_key)
+        with self._lock:
+            number = self._numbers.latest(session_key)
+            return number if number is not None and number > self._accepted else None
 
     def count_up_to(self, session_key: str, number: int) -> int:
         """How many rows of the session up to ``number`` are still to be sent."""
-        return self._of_session("count(*)", session_key, number) or 0
+        with self._lock:
+            return 0 if self._closed else self._numbers.count(session_key, self._accepted, number)
 
     @property
     def checkpoint_due(self) -> bool:
@@ -380,18 +394,25 @@ class Outbox:
         self.incarnation = about.get("incarnation", self.incarnation)
         self.destination = about.get("destination", self.destination)
         self.refused = self._count("refused")
+        accepted_at = 0.0
         if self.adopted:
             self.server = about.get("server")
             self._attempted = _EVERY
             last, _, at = about.get("accepted", "0 0").partition(" ")
             self._accepted = int(last)
-            self.kept = self._count("turns WHERE number <= ?", self._accepted)
-            if self.kept:
-                # That clock is one for all processes. After the host was started again it tells
-                # less than has gone by, or nothing.
-                accepted_at = min(float(at), time.monotonic())
-                self._batches.append((accepted_at, self._accepted, self.kept))
-        self.pending = self._count("turns WHERE number > ?", self._accepted)
+            accepted_at = float(at)
+        for number, session_key in self._db.execute(
+            "SELECT number, session_key FROM turns ORDER BY number"
+        ):
+            self._numbers.add(session_key, number)
+            self._last = number
+            self.pending += number > self._accepted
+            self.kept += number <= self._accepted
+        if self.kept:
+            # That clock is one for all processes. After the host was started again it tells less
+            # than has gone by, or nothing.
+            accepted_at = min(accepted_at, time.monotonic())
+            self._batches.append((accepted_at, self._accepted, self.kept))
 
     def _connect(self, database: str | Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -419,6 +440,7 @@ class Outbox:
                 # A full disk. It is no loss: they are tried again, or sent twice and known.
                 self._batches.appendleft((time.monotonic(), last, count))
                 return False
+            self._numbers.forget_up_to(last)
             self.kept -= count
             return True
 
@@ -433,8 +455,9 @@ class Outbox:
                 "last": last,
             },
         )
-        for (number,) in found.fetchall():
+        for number, session_key in found.fetchall():
             self._db.execute("DELETE FROM turns WHERE number = ?", (number,))
+            self._numbers.remove(session_key, number)
             self.pending -= 1
             self.dropped += 1
 
@@ -455,7 +478,7 @@ class Outbox:
         ((found,),) = self._db.execute(f"SELECT count(*) FROM {what}", arguments)  # noqa: S608
         return int(found)
 
-    def _numbers(self, first: int, last: int) -> set[int] | None:
+    def _there(self, first: int, last: int) -> set[int] | None:
         """Numbers of the rows that are there; ``None``: the disk does not say."""
         try:
             found = self._db.execute(
@@ -487,20 +510,6 @@ class Outbox:
     def _written(self, rows: int = 1) -> None:
         self._writes += max(1, rows)
         self._truncated = False
-
-    def _of_session(self, what: str, session_key: str, last: int = _EVERY) -> int | None:
-        with self._lock:
-            if self._closed:
-                return None
-            try:
-                ((value,),) = self._db.execute(
-                    f"SELECT {what} FROM turns"  # noqa: S608
-                    " WHERE session_key = ? AND number > ? AND number <= ?",
-                    (session_key, self._accepted, last),
-                )
-            except sqlite3.Error as error:
-                raise self._broken("read", error) from error
-            return None if value is None else int(value)
 
     def _pragma(self, text: str) -> list[tuple[int, ...]]:
         try:
