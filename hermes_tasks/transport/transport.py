@@ -17,6 +17,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 
 from hermes_tasks.transport.channel import NotNow, SessionChannel
+from hermes_tasks.transport.hub import SessionHub
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
 from hermes_tasks.transport.sessions import SessionStore
 
@@ -159,7 +160,8 @@ _TRANSPORTS = {
 def transport_for(url: str) -> str:
     """The import path of the transport for a broker URL: Celery's ``broker_transport``.
 
-    Needed only where the connection is not a :class:`SessionConnection`.
+    Needed only where the connection is not a :class:`SessionConnection`. A worker then has Kombu's
+    event loop, which may forget a pool process's answer: see :class:`.SessionHub`.
     """
     return _TRANSPORTS.get(url.partition("://")[0], _TRANSPORTS["redis"])
 
@@ -171,6 +173,9 @@ class SessionConnection(kombu.Connection):
     ``redis+socket://`` and whenever it switches to the next of several URLs, as it does after
     every failure with two Sentinels. A worker would go on with stock Kombu there.
     """
+
+    #: The class of the event loop of a worker that consumes from it.
+    requires_hub = SessionHub
 
     #: What ``as_uri`` shows: the scheme, not the import path.
     resolve_aliases: ClassVar = {

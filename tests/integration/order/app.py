@@ -50,9 +50,6 @@ def make_app(broker: str, journal: str, prefix: str, **conf: Any) -> Celery:
         broker_transport_options={
             "session_prefix": prefix,
             "session_lease": LEASE,
-            # Celery's pool may lose what a process answers while the broker is lost: its claim ends
-            # then, as every claim that takes too long.
-            "session_lease_max_age": 25.0,
             "session_batch_messages": 5,
             "session_message_limit": 1_000_000,
             "session_retry_first": 0.05,
@@ -159,6 +156,13 @@ def note(self: Any, session: str, number: int, *, retry: float = 0.0, text: str 
         self.app.journal.note(f"first:{session}")
         raise self.retry(countdown=retry)
     self.app.journal.append(session, [number])
+
+
+@shared_task(base=OrderedTask, bind=True, name="order.complain", max_retries=None)
+def complain(self: Any, session: str, number: int, *, gate: str, length: int) -> NoReturn:
+    """Wait at a gate, and fail with an answer that is so long that it fills every pipe."""
+    self.app.journal.wait_at(gate)
+    raise ValueError("x" * length)
 
 
 @shared_task(base=BatchTask, bind=True, name="order.hang", time_limit=1)
