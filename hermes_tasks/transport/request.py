@@ -61,6 +61,16 @@ class BatchRequest(Request):
             batch = holding.claim.items[: int(says["count"])]
             holding.written = tuple(item.id for item in batch)
 
+    def on_failure(self, *args: Any, **options: Any) -> None:
+        """A task has failed, was killed or has lost its process."""
+        super().on_failure(*args, **options)
+        if self._already_cancelled and not self.acknowledged:
+            # Celery ended it because the connection was lost, and leaves its message to the broker.
+            # Nobody else knows that its process is gone.
+            token = self.message.delivery_tag
+            if found := holding_of(token):
+                found[0].release([token])
+
     @cached_property
     def followers(self) -> dict[str, dict[str, Any]]:
         """Headers of the followers by task id; those that cannot be read are not started."""

@@ -75,8 +75,7 @@ def test_all_connections_are_killed_again_and_again(
     turns.publish(work=WORK)
     for share in (0.05, 0.3, 0.6):
         turns.wait_for_share(share)
-        for kind in ("normal", "pubsub"):
-            store.client.client_kill_filter(_type=kind, skipme=True)
+        kill_connections(store)
     turns.check()
 
 
@@ -97,14 +96,31 @@ def test_an_answer_that_is_half_read_when_the_connection_is_lost_is_read_to_its_
         turns.journal.open(session)
         wait_until(lambda: fullest_pipe(worker) > PIPE - 8192, 10.0, "half an answer")
         os.kill(child, signal.SIGSTOP)
-        for kind in ("normal", "pubsub"):
-            store.client.client_kill_filter(_type=kind, skipme=True)
+        kill_connections(store)
         worker.send(signal.SIGCONT)
         wait_until(lambda: worker.log.count("Connected to") == 2, 10.0, "the worker to come back")
         os.kill(child, signal.SIGCONT)
         # The failed turn is settled, and the only slot of the worker free again.
         turns.wait_until_done(10.0)
         assert turns.journal.log(session) == [1]
+
+
+def test_tasks_that_are_ended_because_their_connection_is_lost_are_delivered_again_at_once(
+    fleet: Fleet, app_settings: dict[str, Any]
+) -> None:
+    """Celery can be set to do so, and then acknowledges nothing: the broker is to deliver again."""
+    conf = {"prefix": "ended", "worker_cancel_long_running_tasks_on_connection_loss": True}
+    with make_app(**app_settings | conf) as app, app.journal.client, store_of(app) as store:
+        turns = Load(app, store, sessions=2, turns=2)
+        gate = turns.sessions[0]
+        turns.publish(hold=gate)
+        fleet.start("-c", "2", **conf)
+        turns.journal.wait_for_arrivals(gate, 2)
+        kill_connections(store)
+        turns.journal.wait_for_arrivals(gate, 4, timeout=10.0)
+        turns.journal.open(gate)
+        turns.check()
+        assert store.counters().get("failed", 0) == 0
 
 
 def test_connections_that_are_closed_while_nobody_uses_them_cost_no_attempt(
@@ -116,8 +132,7 @@ def test_connections_that_are_closed_while_nobody_uses_them_cost_no_attempt(
     turns.wait_for_share(0.5)
     # As when Redis is started again at night: nothing is on its way.
     time.sleep(IDLE + 0.2)
-    for kind in ("normal", "pubsub"):
-        store.client.client_kill_filter(_type=kind, skipme=True)
+    kill_connections(store)
     failed = store.counters().get("failed", 0)
     for session in turns.sessions:
         turns.send(session, 1)
@@ -246,6 +261,11 @@ def test_a_server_that_misses_its_replicas_for_a_while(
         time.sleep(2 * LEASE)
     turns.check()
     wait_for_waiting_workers(store)
+
+
+def kill_connections(store: SessionStore) -> None:
+    for kind in ("normal", "pubsub"):
+        store.client.client_kill_filter(_type=kind, skipme=True)
 
 
 def children(worker: WorkerProcess) -> list[int]:
