@@ -82,6 +82,12 @@ class Table:
         one, two = self[name].median, self[other].median
         return None if one is None or not two else one / two
 
+    def paired_ratio(self, name: str, other: str) -> float | None:
+        """The median of the ratios of runs that were made one after the other."""
+        pairs = zip(self[name].values, self[other].values, strict=True)
+        known = [one / two for one, two in pairs if one is not None and two]
+        return statistics.median(known) if known else None
+
     def text(self) -> str:
         """For a terminal."""
         lines = [f"{self.title} ({self.unit}; median, least to greatest)"]
