@@ -51,10 +51,10 @@ format: install  ## Format the code and fix what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.benched  ## Measure side by side with what a user would pick instead: 10 minutes.
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.benched  ## Measure side by side with what a user would pick instead, 10 minutes; the page is build/benchmarks.md.
+	$(BIN)/python -m benchmarks --page build
 
-bench-full: $(VENV)/.benched  ## The same with every size and contender, and write docs/benchmarks.md.
+bench-full: $(VENV)/.benched  ## The same with every size and contender, an hour; the page is docs/benchmarks.md.
 	$(BIN)/python -m benchmarks --full --page docs
 
 install: $(VENV)/.installed

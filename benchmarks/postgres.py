@@ -64,6 +64,10 @@ class PostgresServer:
         for process in self._every():
             process.suspend()
 
+    def pids(self) -> list[int]:
+        """Of all its processes. Those that it starts later run where the first of them does."""
+        return [process.pid for process in self._every()]
+
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             for process in self._every():

@@ -23,3 +23,10 @@ class Cpu:
     def of_children(pid: int) -> float:
         """That the living children of a process have used."""
         return sum(Cpu.of(child.pid) for child in psutil.Process(pid).children(recursive=True))
+
+
+def resident(pid: int) -> tuple[int, int]:
+    """Bytes of memory that a process has resident, and its living children together."""
+    process = psutil.Process(pid)
+    children = process.children(recursive=True)
+    return process.memory_info().rss, sum(child.memory_info().rss for child in children)

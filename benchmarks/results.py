@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 
 @dataclass(slots=True)
@@ -45,11 +45,79 @@ class Bar:
         low, high = self.at_least, self.at_most
         return (low is None or self.value >= low) and (high is None or self.value <= high)
 
+    @property
+    def must(self) -> str:
+        """``at least 1``, ``at most 60``."""
+        return (
+            f"at least {self.at_least:,g}"
+            if self.at_least is not None
+            else f"at most {self.at_most:,g}"
+        )
+
+    @property
+    def reached(self) -> str:
+        """The value, as it is shown."""
+        return "never" if self.value is None else number(self.value)
+
     def __str__(self) -> str:
-        bar = f"at least {self.at_least:,g}" if self.at_least is not None else ""
-        bar = bar or f"at most {self.at_most:,g}"
-        shown = "never" if self.value is None else f"{self.value:,.3g}"
-        return f"{self.name}: {shown} ({bar}: {'met' if self.is_met else 'MISSED'})"
+        return f"{self.name}: {self.reached} ({self.must}: {'met' if self.is_met else 'MISSED'})"
+
+
+@dataclass(slots=True)
+class Figure:
+    """One number of every contender.
+
+    Attributes:
+        name: such as ``p50``.
+        unit: of the values.
+        series: by contender.
+        lower_is_better: as with times.
+        limit: what the machine needs for the least that any of them has to do, in the same unit.
+    """
+
+    name: str
+    unit: str
+    series: list[Series]
+    lower_is_better: bool = False
+    limit: Series | None = None
+
+    def __getitem__(self, name: str) -> Series:
+        return next(series for series in self.series if series.name == name)
+
+    def ratio(self, name: str, other: str) -> float | None:
+        """Of two medians."""
+        return _over(self[name].median, self[other].median)
+
+    def paired_ratio(self, name: str, other: str) -> float | None:
+        """The median of the ratios of runs that were made one after the other."""
+        pairs = zip(self[name].values, self[other].values, strict=True)
+        known = [one / two for one, two in pairs if one is not None and two]
+        return statistics.median(known) if known else None
+
+    def share(self, series: Series) -> float | None:
+        """Of the limit: 1 is all that the machine gives. ``None`` where there is no limit."""
+        if self.limit is None:
+            return None
+        if self.lower_is_better:
+            return _over(self.limit.median, series.median)
+        return _over(series.median, self.limit.median)
+
+    def against_first(self, series: Series) -> float | None:
+        """The median over that of the first series, which is ours."""
+        return _over(series.median, self.series[0].median)
+
+    def text(self) -> Iterator[str]:
+        """For a terminal."""
+        yield f"  {self.name}, {self.unit}"
+        for series in self.series:
+            ratio, share = self.against_first(series), self.share(series)
+            yield (
+                f"    {series.name:44}{shown(series)}"
+                + (f"  x {ratio:,.2f}" if ratio is not None and len(self.series) > 1 else "")
+                + (f"  {percent(share)} of the limit" if share is not None else "")
+            )
+        if self.limit is not None:
+            yield f"    limit: {self.limit.name:37}{shown(self.limit)}"
 
 
 @dataclass(slots=True)
@@ -59,98 +127,164 @@ class Table:
     Attributes:
         key: short and stable, for files.
         title: what is measured, of what.
-        unit: of the values.
-        series: by contender.
-        lower_is_better: as with times.
+        figures: the first is the one that the plot shows.
         note: what a reader must know to use the figures.
         bars: what they must reach.
+        stacked: the figures of a series are parts of a whole.
     """
 
     key: str
     title: str
-    unit: str
-    series: list[Series]
-    lower_is_better: bool = False
+    figures: list[Figure]
     note: str = ""
     bars: list[Bar] = field(default_factory=list)
+    stacked: bool = False
 
-    def __getitem__(self, name: str) -> Series:
-        return next(series for series in self.series if series.name == name)
-
-    def ratio(self, name: str, other: str) -> float | None:
-        """Of two medians."""
-        one, two = self[name].median, self[other].median
-        return None if one is None or not two else one / two
-
-    def paired_ratio(self, name: str, other: str) -> float | None:
-        """The median of the ratios of runs that were made one after the other."""
-        pairs = zip(self[name].values, self[other].values, strict=True)
-        known = [one / two for one, two in pairs if one is not None and two]
-        return statistics.median(known) if known else None
+    def __getitem__(self, name: str) -> Figure:
+        return next(figure for figure in self.figures if figure.name == name)
 
     def text(self) -> str:
         """For a terminal."""
-        lines = [f"{self.title} ({self.unit}; median, least to greatest)"]
-        best = self._best()
-        lines += [f"  {series.name:28}{_row(series, best)}" for series in self.series]
+        lines = [f"{self.title} (median, least to greatest)"]
+        for figure in self.figures:
+            lines += figure.text()
         lines += [f"  {bar}" for bar in self.bars]
         return "\n".join(lines)
 
-    def _best(self) -> float | None:
-        known = [series.median for series in self.series if series.median is not None]
-        return (min if self.lower_is_better else max)(known) if known else None
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """What :func:`dataclasses.asdict` made of one."""
+        figures = [
+            Figure(
+                **{
+                    **one,
+                    "series": [Series(**series) for series in one["series"]],
+                    "limit": one["limit"] and Series(**one["limit"]),
+                }
+            )
+            for one in found["figures"]
+        ]
+        return cls(**{**found, "figures": figures, "bars": [Bar(**bar) for bar in found["bars"]]})
+
+
+@dataclass(slots=True)
+class Case:
+    """The tables of one module of :mod:`benchmarks.cases`.
+
+    Attributes:
+        name: of the module.
+        title: of its section.
+        about: what is measured, and what it means to a user, in Markdown.
+        tables: in their order.
+        seconds: it took.
+    """
+
+    name: str
+    title: str
+    about: str
+    tables: list[Table] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Results:
+    """All of one call of ``python -m benchmarks``."""
+
+    machine: dict[str, str]
+    cases: list[Case] = field(default_factory=list)
+
+    @property
+    def bars(self) -> list[Bar]:
+        """Of all tables."""
+        return [bar for case in self.cases for table in case.tables for bar in table.bars]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for the page."""
-        return {
-            "key": self.key,
-            "title": self.title,
-            "unit": self.unit,
-            "lower_is_better": self.lower_is_better,
-            "note": self.note,
-            "series": {series.name: series.values for series in self.series},
-            "bars": [
-                {
-                    "name": bar.name,
-                    "value": bar.value,
-                    "at_least": bar.at_least,
-                    "at_most": bar.at_most,
-                    "met": bar.is_met,
-                }
-                for bar in self.bars
-            ],
-        }
+        """Everything, for a file."""
+        return asdict(self)
 
-
-def _row(series: Series, best: float | None) -> str:
-    median, spread = series.median, series.spread
-    if median is None or spread is None:
-        return f"{'not in time':>12}"
-    share = f"  x {median / best:.2f}" if best else ""
-    return f"{median:12,.4g}  ({spread[0]:,.4g} to {spread[1]:,.4g}){share}"
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """What :meth:`to_json` gave."""
+        cases = [
+            Case(**{**case, "tables": [Table.from_json(table) for table in case["tables"]]})
+            for case in found["cases"]
+        ]
+        return cls(found["machine"], cases)
 
 
 Run = Callable[[], Mapping[str, float | None]]
+"""Measures one contender once: its figures by name."""
 
 
-def interleaved(runs: int, contenders: Mapping[str, Run]) -> dict[str, list[Series]]:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a figure of a run is."""
+
+    unit: str
+    lower_is_better: bool = False
+
+
+def measured(
+    runs: int,
+    contenders: Mapping[str, Run],
+    kinds: Mapping[str, Kind],
+    limit: tuple[str, Run] | None = None,
+) -> list[Figure]:
     """Run the contenders in turn, ``runs`` times each, so that noise meets all of them alike.
 
-    A run gives its figures by name; the result has the series of every contender for each of them.
+    Args:
+        runs: of each.
+        contenders: by name, ours first.
+        kinds: the figures that a run gives.
+        limit: runs in turn with them; it may lack figures that have no limit.
     """
-    figures: dict[str, list[Series]] = {}
-    for _ in range(runs):
-        for name, run in contenders.items():
-            for figure, value in run().items():
-                every = figures.setdefault(figure, [])
-                series = next((one for one in every if one.name == name), None)
-                if series is None:
-                    series = Series(name)
-                    every.append(series)
-                series.values.append(value)
-    return figures
+    every = dict(contenders)
+    if limit is not None:
+        assert limit[0] not in every, "a limit is named as a contender is"
+        every[limit[0]] = limit[1]
+    found = [(name, run()) for _ in range(runs) for name, run in every.items()]
+    return [figure(name, kind, found, limit[0] if limit else "") for name, kind in kinds.items()]
+
+
+def figure(
+    name: str,
+    kind: Kind,
+    found: Sequence[tuple[str, Mapping[str, float | None]]],
+    limit: str = "",
+) -> Figure:
+    """One figure of what contenders gave, by their names."""
+    series: dict[str, Series] = {}
+    for contender, values in found:
+        if name in values:
+            series.setdefault(contender, Series(contender)).values.append(values[name])
+    least = series.pop(limit, None)
+    return Figure(name, kind.unit, list(series.values()), kind.lower_is_better, least)
 
 
 def named(peers: Sequence[Any], run: Callable[[Any], Run]) -> dict[str, Run]:
     """A run for each contender, by its name."""
     return {peer.name: run(peer) for peer in peers}
+
+
+def shown(series: Series) -> str:
+    """Median and spread, for a terminal."""
+    median, spread = series.median, series.spread
+    if median is None or spread is None:
+        return f"{'not in time':>12}"
+    return f"{number(median):>12}  ({number(spread[0])} to {number(spread[1])})"
+
+
+def number(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """Of a whole."""
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}" if share >= 0.001 else "< 0.1%"
+
+
+def _over(one: float | None, two: float | None) -> float | None:
+    return None if one is None or not two else one / two

@@ -1,26 +1,28 @@
 """``python -m benchmarks.sender MODULE``: sends turns as a gateway does, and times each call.
 
 A process of its own, so that no contender inherits another's threads. It says ``ready`` when it has
-sent the first turns, which connect and import, and waits for a line before it sends the others.
+sent the first turns, which connect and import. For each line that it then reads, the options of
+:func:`turns` and of :func:`measure` in JSON, it sends turns and says how that went.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 #: Turns that are sent before it is ready, to sessions of their own.
 WARM = 20
 
 
-def turns(sessions: int, count: int, size: int, name: str = "s") -> Iterator[dict[str, Any]]:
+def turns(
+    sessions: int = 1, count: int = 1, size: int = 1_000, name: str = "s"
+) -> Iterator[dict[str, Any]]:
     """Turns of about ``size`` bytes of text in two messages, the sessions interleaved."""
     line = "All work and no play makes a queue a dull place to wait in. "
     text = (line * (size // 2 // len(line) + 1))[: size // 2]
@@ -35,8 +37,41 @@ def turns(sessions: int, count: int, size: int, name: str = "s") -> Iterator[dic
             }
 
 
-def send(module: Any, work: list[dict[str, Any]], pace: float, took: list[float]) -> None:
-    """Send turns, ``pace`` seconds between them, and note how long each call took."""
+def nearest_rank(took: Sequence[float], share: float) -> float:
+    """A quantile."""
+    ordered = sorted(took)
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+
+
+def measure(
+    module: Any, work: list[dict[str, Any]], pace: float, limit: float, join: bool
+) -> dict[str, Any]:
+    """Send turns.
+
+    Args:
+        module: of the contender.
+        work: the turns.
+        pace: seconds between two of them.
+        limit: seconds after which a call that has not returned is given up.
+        join: wait until all are on the server.
+
+    Returns:
+        ``seconds`` that all took, ``cpu`` seconds of this process, and what each call ``took``.
+    """
+    took: list[float] = []
+    begin, cpu = time.perf_counter(), time.process_time()
+    thread = threading.Thread(target=_send, args=(module, work, pace, took), daemon=True)
+    thread.start()
+    thread.join(limit)
+    if join and not thread.is_alive() and hasattr(module, "join"):
+        module.join()
+    end, used = time.perf_counter(), time.process_time() - cpu
+    # A call that has not returned has taken until now.
+    calls = [seconds if seconds >= 0 else seconds + end for seconds in took]
+    return {"seconds": end - begin, "cpu": used, "took": calls}
+
+
+def _send(module: Any, work: list[dict[str, Any]], pace: float, took: list[float]) -> None:
     for turn in work:
         begin = time.perf_counter()
         took.append(-begin)
@@ -47,35 +82,16 @@ def send(module: Any, work: list[dict[str, Any]], pace: float, took: list[float]
 
 
 def main() -> None:
-    """Send, and print ``{"seconds": …, "cpu": …, "took": […]}``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sender")
-    parser.add_argument("module")
-    parser.add_argument("--sessions", type=int, default=1)
-    parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--size", type=int, default=1_000)
-    parser.add_argument("--pace", type=float, default=0.0)
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds, then it gives up")
-    options = parser.parse_args()
-    module = importlib.import_module(f"benchmarks.peers.{options.module}")
-    join = getattr(module, "join", None)
-    send(module, list(turns(WARM, 1, options.size, "warm")), 0.0, [])
-    if join:
-        join()
+    """Serve the lines that come."""
+    module = importlib.import_module(f"benchmarks.peers.{sys.argv[1]}")
+    warm = list(turns(WARM, 1, name="warm"))
+    measure(module, warm, 0.0, 60.0, True)
     print("ready", flush=True)
-    sys.stdin.readline()
-
-    work = list(turns(options.sessions, options.turns, options.size))
-    took: list[float] = []
-    begin, cpu = time.perf_counter(), time.process_time()
-    thread = threading.Thread(target=send, args=(module, work, options.pace, took), daemon=True)
-    thread.start()
-    thread.join(options.limit)
-    if join and not thread.is_alive() and not options.pace:
-        join()
-    end, used = time.perf_counter(), time.process_time() - cpu
-    # A call that has not returned has taken until now.
-    calls = [seconds if seconds >= 0 else seconds + end for seconds in took]
-    print(json.dumps({"seconds": end - begin, "cpu": used, "took": calls}), flush=True)
+    for line in sys.stdin:
+        asked: dict[str, Any] = json.loads(line)
+        how = {name: asked.pop(name) for name in ("pace", "limit", "join")}
+        print(json.dumps(measure(module, list(turns(**asked)), **how)), flush=True)
+    # A call that hangs, or a thread of a library's, does not keep it.
     os._exit(0)
 
 

@@ -3,6 +3,8 @@
 ``BENCH_HONCHO``: base URL of the stand-in to write to; without it nothing is written anywhere.
 ``BENCH_RECORD``: file that gets a line for every turn, once it is written. A ``write`` of one line
 to a file opened for appending is atomic, so any number of processes share it.
+``BENCH_HTTP_TIME``: if set, the file beside it, with ``.http`` at its end, gets a line for every
+request that a blocking client sends: seconds of CPU.
 """
 
 from __future__ import annotations
@@ -44,9 +46,27 @@ def record(turn: dict[str, Any]) -> None:
 
 
 @cache
-def _record() -> int:
+def _record(end: str = "") -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    return os.open(os.environ.get("BENCH_RECORD", os.devnull), flags)
+    path = os.environ.get("BENCH_RECORD")
+    return os.open(path + end if path else os.devnull, flags)
+
+
+def _time_http() -> None:
+    send = httpx.Client.send
+
+    def timed(*args: Any, **kwargs: Any) -> httpx.Response:
+        begin = time.thread_time()
+        try:
+            return send(*args, **kwargs)
+        finally:
+            os.write(_record(".http"), f"{time.thread_time() - begin:.7f}\n".encode())
+
+    httpx.Client.send = timed  # type: ignore[method-assign]
+
+
+if "BENCH_HTTP_TIME" in os.environ:
+    _time_http()
 
 
 def _call(turn: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +18,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.peers import Peer
+from benchmarks.placing import Placement, place
 from benchmarks.postgres import PostgresServer
-from benchmarks.sender import WARM
+from benchmarks.sender import nearest_rank
+from hermes_tasks.gate import Policy
+from hermes_tasks.ops.overview import Overview, read_overview
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import clean_environment
+from hermes_tasks.transport import SessionStore
 
 #: The longest a run may take before it counts as stuck, in seconds.
 STUCK = 120.0
@@ -38,8 +43,7 @@ class Sent:
 
     def quantile(self, share: float) -> float:
         """Nearest-rank quantile of the calls, in seconds."""
-        ordered = sorted(self.took)
-        return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+        return nearest_rank(self.took, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,10 @@ class Written:
             latest[session] = max(number, latest.get(session, -1))
         return len(wrong)
 
-    def rate(self) -> float:
-        """Turns a second between the first and the last."""
+    def rate(self, call: float = 0.0) -> float:
+        """Turns a second from the begin of the first call, which took ``call`` s, to the last."""
         first, last = self.lines[0][2], self.lines[-1][2]
-        return (len(self.lines) - 1) / (last - first)
+        return len(self.lines) / (last - first + call)
 
     def fairness(self) -> float:
         """Jain's index over sessions of what was written at half time (R. Jain et al., 1984)."""
@@ -95,6 +99,7 @@ class World:
         slots: turns that one worker writes at a time, where it has so many.
         pool: of Celery's workers, ``threads`` or ``prefork``.
         env: more environment variables, for senders and workers.
+        placement: of senders and server; ``None``: wherever the system puts them.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class World:
         slots: int = 32,
         pool: str = "threads",
         env: dict[str, str] | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.peer = peer
         self.slots = min(slots, peer.slots)
@@ -114,6 +120,9 @@ class World:
         self._stack = ExitStack()
         self.workers: list[subprocess.Popen[bytes]] = []
         self._started = 0
+        self._placement = placement
+        self._written = 0
+        self._read = 0
 
     def __enter__(self) -> Self:
         self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
@@ -148,6 +157,10 @@ class World:
         kind = PostgresServer if self.peer.store == "postgres" else EmbeddedValkey
         return self._stack.enter_context(kind())
 
+    def _server_pids(self) -> list[int]:
+        server = self.server
+        return server.pids() if isinstance(server, PostgresServer) else [server.pid]
+
     @property
     def _record(self) -> Path:
         return self._directory / "written"
@@ -173,11 +186,26 @@ class World:
             )
             log.close()
 
-    def wait_ready(self) -> None:
-        """Wait until a worker of Celery's has taken a turn, or has nothing left to take."""
-        self.send(sessions=1, turns=1)
-        if not self.wait(1):
-            raise TimeoutError(f"no worker after {STUCK:g} s: {self.log()[-1000:]}")
+    def wait_consuming(self, workers: int) -> None:
+        """Wait until so many of our workers say that they take turns."""
+        self._wait_until(
+            lambda seen: sum(one.consuming for one in seen.workers) >= workers,
+            f"{workers} workers that take turns",
+        )
+
+    def wait_settled(self) -> None:
+        """Wait until our workers have settled all that was sent."""
+        self._wait_until(lambda seen: not seen.unsettled, "all turns to be settled")
+
+    def _wait_until(self, condition: Callable[[Overview], bool], what: str) -> None:
+        with self.server.client() as client:
+            store = SessionStore(client)
+            wait_until(lambda: condition(read_overview(store, Policy())), STUCK, what)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send all workers, and what they started, a signal."""
+        for worker in self.workers:
+            os.killpg(worker.pid, number)
 
     def kill(self, *workers: subprocess.Popen[bytes]) -> None:
         """SIGKILL to these workers, or to all, and to what they started."""
@@ -191,18 +219,42 @@ class World:
 
     # -- turns ---------------------------------------------------------------------------------
 
-    def sender(self, **options: Any) -> Sender:
-        """A sender that is ready; options as :mod:`benchmarks.sender` has them."""
-        words = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        return Sender([self.peer.module, *words], self._env)
+    def sender(self) -> Sender:
+        """A sender that is ready."""
+        sender = Sender(self.peer.module, self._env)
+        self._stack.callback(sender.close)
+        if self._placement is not None:
+            self.place(sender, self._placement)
+        return sender
+
+    def place(self, sender: Sender, placement: Placement) -> None:
+        """Put a sender and the server, if there is one, where they shall run."""
+        place(sender.pid, placement.client)
+        if self.peer.store:
+            for pid in self._server_pids():
+                place(pid, placement.server)
 
     def send(self, **options: Any) -> Sent:
-        """Send turns, and wait until all of them are on the server."""
-        return self.sender(**options).go()
+        """Send turns, and wait until all of them are on the server: see :meth:`Sender.go`."""
+        sender = self.sender()
+        sent = sender.go(**options)
+        sender.close()
+        return sent
 
     def count(self) -> int:
         """Turns written so far, without those that warmed the sender up."""
-        return sum(not line.startswith(b"warm") for line in self._lines())
+        with self._record.open("rb") as record:
+            record.seek(self._read)
+            whole, line_end, _ = record.read().rpartition(b"\n")
+        lines = whole.splitlines()
+        self._read += len(whole) + len(line_end)
+        self._written += sum(not line.startswith(b"warm") for line in lines)
+        return self._written
+
+    def http_seconds(self) -> float:
+        """CPU seconds of the requests so far, with ``BENCH_HTTP_TIME`` in the environment."""
+        times = Path(f"{self._record}.http")
+        return sum(map(float, times.read_text().split())) if times.exists() else 0.0
 
     def written(self) -> Written:
         """What the tasks say they have written."""
@@ -239,30 +291,63 @@ class World:
 
 
 class Sender:
-    """A sender process that waits for :meth:`go`."""
+    """A sender process: see :mod:`benchmarks.sender`."""
 
-    def __init__(self, arguments: Iterable[str], env: dict[str, str]) -> None:
+    def __init__(self, module: str, env: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.sender", *arguments],
+            [sys.executable, "-m", "benchmarks.sender", module],
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._process.stdout is not None
-        if self._process.stdout.readline().strip() != "ready":
-            raise RuntimeError("the sender did not start; its error is above")
+        if self._line() != "ready":
+            raise RuntimeError(f"the sender of {module} did not start; its error is above")
 
     @property
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid
 
-    def go(self) -> Sent:
-        """Send, and wait for the end."""
-        out, _ = self._process.communicate("\n")
-        found = json.loads(out)
+    def go(
+        self,
+        *,
+        sessions: int,
+        turns: int,
+        size: int = 1_000,
+        name: str = "s",
+        pace: float = 0.0,
+        limit: float = STUCK,
+    ) -> Sent:
+        """Send turns.
+
+        Args:
+            sessions: that they are of, in turn.
+            turns: of each session.
+            size: bytes of each turn's text.
+            name: first part of the sessions' names.
+            pace: seconds between two calls; without it, it ends when all turns are on the server.
+            limit: seconds after which a call that has not returned is given up.
+        """
+        asked = {"sessions": sessions, "count": turns, "size": size, "name": name}
+        assert self._process.stdin is not None
+        how = {"pace": pace, "limit": limit, "join": not pace}
+        self._process.stdin.write(json.dumps({**asked, **how}) + "\n")
+        self._process.stdin.flush()
+        found = json.loads(self._line())
         return Sent(found["seconds"], found["cpu"], found["took"])
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.poll() is None:
+            self._process.communicate()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError("the sender has ended; its error is above")
+        return line
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -273,4 +358,4 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-__all__ = ["WARM", "Sender", "Sent", "World", "Written"]
+__all__ = ["Sender", "Sent", "World", "Written"]

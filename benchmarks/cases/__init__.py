@@ -1,4 +1,7 @@
-"""The measurements: one module each, with ``run(plan)`` that yields its tables."""
+"""The measurements: one module each.
+
+It has ``TITLE`` and ``ABOUT``, which a page says of it, and ``run(plan)``, which yields its tables.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class Plan:
 
     @property
     def every(self) -> tuple[Peer, ...]:
-        """All contenders that can run here."""
+        """All contenders that can run here: procrastinate only where PostgreSQL is installed."""
         postgres = PostgresServer.programs() is not None
         return tuple(peer for peer in ALL if peer.store != "postgres" or postgres)
 

@@ -3,61 +3,130 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
 
 from benchmarks.cases import Plan
+from benchmarks.limits import Insert
 from benchmarks.peers import OURS, Peer
-from benchmarks.results import Bar, Series, Table, interleaved, named
+from benchmarks.placing import Placement, placements
+from benchmarks.results import Bar, Figure, Kind, Table, figure
 from benchmarks.world import World
 
-#: Calls of a run, and seconds between them: a busy gateway, not a flood.
-CALLS, PACE = 400, 0.002
+TITLE = "Enqueue"
+ABOUT = """
+How long the agent waits in the call that hands a turn over: `sync_turn`, or what a contender has
+in its place. It is on the user's path after every answer. hermes_tasks keeps the turn in a SQLite
+file of its own and returns; a thread of it talks to Redis. The others talk to Redis
+(procrastinate: to PostgreSQL) within the call, so they take as long as it does, and hang when it
+does. A queue in memory with a thread is quicker still, and loses what it holds when its process
+ends.
+
+The black hole is a Redis that takes connections and answers nobody, as a stopped machine does.
+The limit is one insert into SQLite, as often.
+"""
+#: Seconds between two calls: a busy gateway, not a flood.
+PACE = 0.002
 #: Seconds after which a call that has not returned is given up; it counts as that long.
 PATIENCE = 1.0
-_FIGURES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+#: Sessions that the calls are of.
+SESSIONS = 10
+SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+LIMIT = "SQLite insert"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Some calls that a sender makes.
+
+    Attributes:
+        size: of the turns' text, in bytes.
+        placement: of sender and server.
+        dead: the server is a black hole.
+    """
+
+    size: int
+    placement: Placement
+    dead: bool = False
+
+    @property
+    def key(self) -> str:
+        """For files."""
+        state = "dead" if self.dead else self.placement.name.replace(" ", "-")
+        return f"{self.size // 1000}k-{state}"
+
+    @property
+    def title(self) -> str:
+        """For a table."""
+        state = "a black hole" if self.dead else f"healthy, {self.placement.name}"
+        return f"A turn of {self.size // 1000} KB, Redis {state}"
 
 
 def run(plan: Plan) -> Iterator[Table]:
-    """Quantiles of the call in microseconds, by size and by how Redis is."""
-    sizes = (1_000, 50_000) if plan.full else (1_000,)
-    for size in sizes:
-        for dead in (False, True):
-            yield from _tables(plan, size, dead)
-
-
-def _tables(plan: Plan, size: int, dead: bool) -> Iterator[Table]:
-    peers = plan.peers if dead else plan.every
-    figures = interleaved(
-        plan.runs, named(peers, lambda peer: partial(measure, peer, size, dead=dead))
-    )
-    state = "Redis a black hole" if dead else "Redis healthy"
-    for figure, series in figures.items():
+    """Quantiles of the call in microseconds, by size, by where it runs, and by how Redis is."""
+    calls = 600 if plan.full else 250
+    phases = phases_of(plan)
+    found = [
+        (peer.name if peer else LIMIT, measure(peer, phases, calls))
+        for _ in range(plan.runs)
+        for peer in (*plan.peers, None)
+    ]
+    for phase in phases:
+        values = [(name, result[phase]) for name, result in found]
+        figures = [figure(name, Kind("µs", True), values, LIMIT) for name in SHARES]
         yield Table(
-            f"enqueue-{size // 1000}k-{'dead' if dead else 'healthy'}-{figure}",
-            f"Enqueue a turn of {size // 1000} KB, {state}: {figure}",
-            "µs",
-            series,
-            lower_is_better=True,
-            note=f"{CALLS} calls, {PACE * 1000:g} ms apart. A call that did not return within "
-            f"{PATIENCE:g} s counts as that long."
-            if dead
-            else f"{CALLS} calls, {PACE * 1000:g} ms apart.",
-            bars=_bars(figure, series) if size == 1_000 else [],
+            f"enqueue-{phase.key}",
+            phase.title,
+            figures,
+            note=f"{calls} calls a run, {PACE * 1000:g} ms apart: p99.9 is the longest of them."
+            + f" A call that has not returned within {PATIENCE:g} s counts as that long."
+            * phase.dead,
+            bars=_bars(phase, figures) if phase.size == 1_000 else [],
         )
 
 
-def _bars(figure: str, series: list[Series]) -> list[Bar]:
-    most = {"p50": 60.0, "p99": 300.0}.get(figure)
-    ours = next(one for one in series if one.name == OURS.name)
-    return [] if most is None else [Bar(f"{OURS.name}, {figure}", ours.median, at_most=most)]
+def phases_of(plan: Plan) -> list[Phase]:
+    """The healthy ones first: whoever hangs in a black hole has hung."""
+    places = placements()
+    phases = [Phase(1_000, place) for place in places]
+    # What is long is bound by copying, not by where a core is woken.
+    phases += [Phase(50_000, place) for place in (places if plan.full else places[-1:])]
+    phases += [Phase(size, places[-1], dead=True) for size in (1_000, 50_000)[: 1 + plan.full]]
+    return phases
 
 
-def measure(peer: Peer, size: int, *, dead: bool) -> Mapping[str, float]:
-    """Quantiles of one run, in microseconds."""
+def _bars(phase: Phase, figures: list[Figure]) -> list[Bar]:
+    most = {"p50": 60.0, "p99": 300.0}
+    where = "black hole" if phase.dead else phase.placement.name
+    return [
+        Bar(f"µs of a call, {one.name}, {where}", one[OURS.name].median, at_most=most[one.name])
+        for one in figures
+        if one.name in most
+    ]
+
+
+def measure(
+    peer: Peer | None, phases: list[Phase], calls: int
+) -> dict[Phase, Mapping[str, float | None]]:
+    """One run: microseconds of each phase. ``None`` is the limit."""
+    if peer is None:
+        return {
+            phase: Insert(phase.size).quantiles(SHARES, calls, PACE, phase.placement)
+            for phase in phases
+        }
+    found: dict[Phase, Mapping[str, float | None]] = {}
     with World(peer) as world:
-        limit = PATIENCE if dead else 60.0
-        sender = world.sender(sessions=20, turns=CALLS // 20, size=size, pace=PACE, limit=limit)
-        if dead and peer.store:
-            world.server.pause()
-        sent = sender.go()
-        return {name: sent.quantile(share) * 1e6 for name, share in _FIGURES.items()}
+        sender = world.sender()
+        for number, phase in enumerate(phases):
+            world.place(sender, phase.placement)
+            if phase.dead and peer.store:
+                world.server.pause()
+            sent = sender.go(
+                sessions=SESSIONS,
+                turns=calls // SESSIONS,
+                size=phase.size,
+                name=f"phase{number}-",
+                pace=PACE,
+                limit=PATIENCE if phase.dead else 60.0,
+            )
+            found[phase] = {name: sent.quantile(share) * 1e6 for name, share in SHARES.items()}
+    return found

@@ -12,38 +12,54 @@ import uuid
 from collections.abc import Iterator
 
 from benchmarks.cases import Plan
-from benchmarks.results import Bar, Series, Table
+from benchmarks.limits import redis_seconds
+from benchmarks.placing import Placement, place, placements
+from benchmarks.results import Bar, Figure, Series, Table
 from hermes_tasks.gate import Ended, Gate, Go, Policy
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import SessionStore
 
-CALLS = 2_000
+TITLE = "The gate"
+ABOUT = """
+Before each call to Honcho a worker asks the gate that all workers share, and tells it how the
+call went. That is one round trip to Redis more than a call without it. The limit is as
+many EVALSHA.
+"""
+CALLS = 1_000
 
 
 def run(plan: Plan) -> Iterator[Table]:
     """Milliseconds of both ways to begin and end a call, p50 of a run."""
-    series = [Series("begin alone"), Series("admit and report")]
-    for _ in range(plan.runs):
-        for one, value in zip(series, measure(), strict=True):
-            one.values.append(value)
-    plain, gated = (one.median for one in series)
-    assert plain is not None
-    assert gated is not None
-    yield Table(
-        "gate",
-        f"The gate at one call of {CALLS:,}, on loopback: p50",
-        "ms",
-        series,
-        lower_is_better=True,
-        bars=[Bar("added by the gate", gated - plain, at_most=0.3)],
-    )
+    for placement in placements():
+        gated, plain = Series("hermes_tasks"), Series("hermes_tasks")
+        one, two = Series("EVALSHA, as many"), Series("EVALSHA, as many")
+        for _ in range(plan.runs):
+            without, with_gate = measure(placement)
+            plain.values.append(without)
+            gated.values.append(with_gate)
+            raw = 1000 * redis_seconds(CALLS, script=True, placement=placement)
+            one.values.append(raw)
+            two.values.append(2 * raw)
+        added = (
+            None if gated.median is None or plain.median is None else gated.median - plain.median
+        )
+        yield Table(
+            f"gate-{placement.name.replace(' ', '-')}",
+            f"The gate at one call, client and server on {placement.name}",
+            [
+                Figure("admit and report, p50", "ms", [gated], lower_is_better=True, limit=two),
+                Figure("begin alone, p50", "ms", [plain], lower_is_better=True, limit=one),
+            ],
+            bars=[Bar(f"ms added by the gate, {placement.name}", added, at_most=0.3)],
+        )
 
 
-def measure() -> tuple[float, float]:
+def measure(placement: Placement) -> tuple[float, float]:
     """Both ways in turn, so that noise meets them alike: without the gate, and with it."""
     plain: list[float] = []
     gated: list[float] = []
-    with EmbeddedValkey() as server:
+    with EmbeddedValkey() as server, placement.here():
+        place(server.pid, placement.server)
         store = SessionStore(server.client())
         session, token = "default:bench:s", uuid.uuid4().hex
         number = store.push(session, "{}", id="turn").number

@@ -2,99 +2,71 @@
 
 from __future__ import annotations
 
-import sqlite3
-import tempfile
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-import httpx
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.cases import Plan
-from benchmarks.results import Table, interleaved
-from benchmarks.sender import turns
-from hermes_tasks.testing.honcho import HonchoServer
-from hermes_tasks.testing.servers import EmbeddedValkey
+from benchmarks.limits import STORED, TOGETHER, Insert, redis_seconds, writer_seconds
+from benchmarks.placing import Placement, placements
+from benchmarks.results import Kind, Run, Table, measured
 
-COUNT, PIPELINE, LATENCY, SLOTS = 5_000, 50, 0.02, 32
-_BODY = b"x" * 1_500
-"""About what a turn of 1 KB is in Redis."""
+TITLE = "Limits of this machine"
+ABOUT = """
+What the parts that every queue is made of can do here, without a queue: Redis asked for one thing
+at a time and for fifty at once, a row into SQLite, calls to the stand-in for Honcho that take 20
+ms. No result below can be better than the limit it is a share of. Where client and server share a
+core a round trip is several times cheaper than across two, so both are measured.
+"""
+COUNT = 3_000
+SLOTS = 32
 
 
 def run(plan: Plan) -> Iterator[Table]:
     """Operations a second."""
-    figures = interleaved(
-        plan.runs,
-        {
-            "LPUSH": lambda: {"rate": redis_rate(script=False, at_once=1)},
-            f"LPUSH, {PIPELINE} a round trip": lambda: {
-                "rate": redis_rate(script=False, at_once=PIPELINE)
-            },
-            "EVALSHA of an LPUSH": lambda: {"rate": redis_rate(script=True, at_once=1)},
-            f"EVALSHA, {PIPELINE} a round trip": lambda: {
-                "rate": redis_rate(script=True, at_once=PIPELINE)
-            },
-            "SQLite insert, WAL": lambda: {"rate": sqlite_rate()},
-            "the writer alone, 32 threads": lambda: {"rate": writer_rate()},
-        },
-    )
+    contenders: dict[str, Run] = {}
+    for placement in placements():
+        for script, name in ((False, "LPUSH"), (True, "EVALSHA of an LPUSH")):
+            for together in (1, TOGETHER):
+                title = f"{name}, {placement.name}"
+                if together > 1:
+                    title += f", {together} a round trip"
+                contenders[title] = partial(
+                    _rate, partial(_redis, script=script, together=together, placement=placement)
+                )
+    contenders["SQLite insert, WAL"] = partial(_rate, _sqlite)
     yield Table(
         "limits",
-        "Limits of this machine: 1.5 KB each",
-        "operations/s",
-        figures["rate"],
-        note="Client and server are processes of their own, free to run on any core.",
+        f"{STORED:,} bytes each",
+        measured(plan.runs, contenders, {"rate": Kind("a second")}),
+        note="One client with one thread.",
+    )
+    writers: dict[str, Run] = {
+        "a turn a call, one connection": partial(_writer, 1, 50, 1, 1),
+        "50 turns a call, one connection": partial(_writer, 1, 500, 1, 50),
+        f"a turn a call, {SLOTS} connections": partial(_writer, 64, 10, SLOTS, 1),
+        f"50 turns a call, {SLOTS} connections": partial(_writer, 64, 100, SLOTS, 50),
+    }
+    yield Table(
+        "limits-writer",
+        "The writer alone, 20 ms a call",
+        measured(plan.runs, writers, {"rate": Kind("turns/s")}),
+        note="Turns of 1 KB, threads that do nothing else, no queue.",
     )
 
 
-def redis_rate(*, script: bool, at_once: int) -> float:
-    """Of a client in this process, one thread."""
-    with EmbeddedValkey() as server:
-        client = server.client()
-        sha = client.script_load("return redis.call('LPUSH', KEYS[1], ARGV[1])")
-        begin = time.perf_counter()
-        for _ in range(COUNT // at_once):
-            pipe = client.pipeline(transaction=False)
-            for _ in range(at_once):
-                if script:
-                    pipe.evalsha(sha, 1, "list", _BODY)
-                else:
-                    pipe.lpush("list", _BODY)
-            pipe.execute()
-        return COUNT / (time.perf_counter() - begin)
+def _rate(seconds: Callable[[], float]) -> dict[str, float | None]:
+    return {"rate": 1 / seconds()}
 
 
-def sqlite_rate() -> float:
-    """Of one row a transaction, as the outbox writes."""
-    with tempfile.TemporaryDirectory() as directory:
-        database = sqlite3.connect(Path(directory, "rows.db"), isolation_level=None)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
-        database.execute("CREATE TABLE rows (number INTEGER PRIMARY KEY, body BLOB)")
-        begin = time.perf_counter()
-        for _ in range(COUNT):
-            database.execute("INSERT INTO rows (body) VALUES (?)", (_BODY,))
-        taken = time.perf_counter() - begin
-        database.close()
-        return COUNT / taken
+def _redis(*, script: bool, together: int, placement: Placement) -> float:
+    count = COUNT if together == 1 else 4 * COUNT
+    return redis_seconds(count, script=script, together=together, placement=placement)
 
 
-def writer_rate() -> float:
-    """Turns a second of the stand-in at 20 ms, from threads that do nothing else."""
-    with HonchoServer() as honcho, httpx.Client() as client:
-        honcho.control(latency=LATENCY)
-        work = list(turns(200, 10, 1_000))
+def _sqlite() -> float:
+    return sum(Insert(STORED).calls(COUNT)) / COUNT
 
-        def post(turn: dict[str, object]) -> None:
-            url = f"{honcho.url}/v3/workspaces/bench/sessions/{turn['session']}/messages"
-            messages = [
-                {"peer_id": message["peer"], "content": message["content"]}
-                for message in turn["messages"]  # type: ignore[attr-defined]
-            ]
-            client.post(url, json={"messages": messages}).raise_for_status()
 
-        begin = time.perf_counter()
-        with ThreadPoolExecutor(SLOTS) as pool:
-            list(pool.map(post, work))
-        return len(work) / (time.perf_counter() - begin)
+def _writer(sessions: int, turns: int, slots: int, together: int) -> dict[str, float | None]:
+    taken = writer_seconds(sessions, turns, slots=slots, together=together)
+    return {"rate": sessions * turns / taken}

@@ -11,14 +11,29 @@ from functools import partial
 from typing import Any
 
 from benchmarks.cases import Plan
+from benchmarks.limits import TOGETHER, pipelined_rate
 from benchmarks.peers import DEFAULTS, OURS, SHARDED, STOCK, THREAD, Peer
-from benchmarks.results import Bar, Run, Table, interleaved
+from benchmarks.results import Bar, Figure, Kind, Run, Table, measured
 from benchmarks.world import World
 
+TITLE = "Throughput of the queue alone"
+ABOUT = """
+Turns a second through a worker whose task writes nowhere, so that nothing but the queue is
+measured. A deployment that has so many turns a second is rare; what it shows is how much of a
+core the queue takes from everything else. hermes_tasks gives a task up to fifty turns of a
+session at once, which is why it is so much quicker than the others with few sessions; "batches of
+one" takes that away.
+
+Processes are not pinned here: sender and worker are never at work at the same time, and worker
+and server share the cores as the system lets them. The limit is EVALSHA of an LPUSH of as many
+bytes, fifty a round trip, from one client.
+"""
 #: Turns of a run, for contenders that write them one by one and in batches.
 TURNS, BATCHED_TURNS = 2_000, 20_000
 ONE = {"HERMES_TASKS_BATCH_TURNS": "1"}
-_PREFORK = "prefork, 2 processes"
+ALONE = f"{OURS.name}, batches of one"
+KINDS = {"rate": Kind("turns/s")}
+LIMIT = (f"EVALSHA, {TOGETHER} a round trip", pipelined_rate)
 
 
 def run(plan: Plan) -> Iterator[Table]:
@@ -31,42 +46,46 @@ def run(plan: Plan) -> Iterator[Table]:
         yield scaling(plan)
 
 
+def rates(plan: Plan, contenders: Mapping[str, Run]) -> list[Figure]:
+    """Of contenders and limit, in turn."""
+    return measured(plan.runs, contenders, KINDS, LIMIT)
+
+
 def prefork(plan: Plan) -> Table:
     """Batches of one against stock Celery: the same pool, the same number of processes."""
     contenders: dict[str, Run] = {
         peer.name: partial(measure, peer, 100, TURNS, pool="prefork", slots=2, env=ONE)
         for peer in (OURS, STOCK, DEFAULTS)
     }
-    (series,) = interleaved(plan.runs, contenders).values()
+    (rate,) = rates(plan, contenders)
     table = Table(
         "throughput-unbatched",
-        "No-op writer, 100 sessions, batches of one, prefork with two processes",
-        "turns/s",
-        series,
+        "100 sessions, batches of one, prefork with two processes",
+        [rate],
     )
     for peer in (STOCK, DEFAULTS):
-        ratio = table.ratio(OURS.name, peer.name)
-        table.bars.append(Bar(f"{OURS.name} / {peer.name}", ratio, at_least=1.0))
+        ratio = rate.ratio(OURS.name, peer.name)
+        table.bars.append(Bar(f"batches of one / {peer.name}", ratio, at_least=1.0))
     return table
 
 
 def batched(plan: Plan) -> Table:
     """Batches of fifty, on one worker process."""
-    pools = {
-        "threads, 32 slots": partial(measure, OURS, 100, BATCHED_TURNS),
-        "prefork, one process": partial(measure, OURS, 100, BATCHED_TURNS, pool="prefork", slots=1),
-        _PREFORK: partial(measure, OURS, 100, BATCHED_TURNS, pool="prefork", slots=2),
+    ours = partial(measure, OURS, 100, BATCHED_TURNS)
+    pools: dict[str, Run] = {
+        "prefork, one process": partial(ours, pool="prefork", slots=1),
+        "prefork, two processes": partial(ours, pool="prefork", slots=2),
+        "threads, 32 slots": ours,
     }
-    (series,) = interleaved(plan.runs, pools).values()
-    table = Table(
+    (rate,) = rates(plan, pools)
+    one = rate["prefork, one process"].median or 0.0
+    best = max(one, rate["threads, 32 slots"].median or 0.0)
+    return Table(
         "throughput-batched",
-        "No-op writer, 100 sessions, hermes_tasks in batches of fifty, one worker",
-        "turns/s",
-        series,
+        "100 sessions, hermes_tasks in batches of fifty, one worker",
+        [rate],
+        bars=[Bar("turns/s in batches, one worker process", best, at_least=10_000)],
     )
-    best = max((one.median or 0.0 for one in series), default=0.0)
-    table.bars.append(Bar("best pool", best, at_least=10_000))
-    return table
 
 
 def against_all(plan: Plan, sessions: int) -> Table:
@@ -76,15 +95,12 @@ def against_all(plan: Plan, sessions: int) -> Table:
         for peer in plan.peers
         if peer is not THREAD
     }
-    contenders[f"{OURS.name}, batches of one"] = partial(
-        measure, OURS, sessions, max(TURNS, sessions), env=ONE
-    )
-    (series,) = interleaved(plan.runs, contenders).values()
+    alone = partial(measure, OURS, sessions, max(TURNS, sessions), env=ONE)
+    contenders = {OURS.name: contenders.pop(OURS.name), ALONE: alone, **contenders}
     return Table(
         f"throughput-{sessions}",
-        f"No-op writer, {sessions:,} session{'s' * (sessions > 1)}, one worker process",
-        "turns/s",
-        series,
+        f"{sessions:,} session{'s' * (sessions > 1)}, one worker process",
+        rates(plan, contenders),
         note=f"32 slots, threads or coroutines; RQ has one slot, and {SHARDED.name} "
         f"{SHARDED.shards} processes of one.",
     )
@@ -93,13 +109,22 @@ def against_all(plan: Plan, sessions: int) -> Table:
 def scaling(plan: Plan) -> Table:
     """From one worker process to two."""
     contenders: dict[str, Run] = {}
-    for processes in (1, 2):
-        for peer in (OURS, STOCK):
-            name = f"{peer.name}, {processes} worker{'s' * (processes > 1)}"
-            contenders[name] = partial(measure, peer, 100, TURNS, processes=processes)
-    (series,) = interleaved(plan.runs, contenders).values()
+    for peer, name, total, env in (
+        (OURS, OURS.name, BATCHED_TURNS, None),
+        (OURS, ALONE, TURNS, ONE),
+        (STOCK, STOCK.name, TURNS, None),
+    ):
+        for processes in (1, 2):
+            title = f"{name}, {processes} worker{'s' * (processes > 1)}"
+            contenders[title] = partial(
+                measure, peer, 100, total, processes=processes, pool="prefork", slots=1, env=env
+            )
     return Table(
-        "throughput-scaling", "No-op writer, 100 sessions, worker processes", "turns/s", series
+        "throughput-scaling",
+        "100 sessions, from one worker to two, each with one pool process",
+        rates(plan, contenders),
+        note="On two cores two workers, their pools and Redis share what one has for itself: "
+        "this is the worst place to scale.",
     )
 
 

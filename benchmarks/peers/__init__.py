@@ -136,7 +136,14 @@ PROCRASTINATE = Peer(
     keeps_order=True,
     store="postgres",
 )
-THREAD = Peer("queue and a thread", "thread_queue", keeps_order=True, redelivers=False, store="")
+THREAD = Peer(
+    "queue and a thread",
+    "thread_queue",
+    keeps_order=True,
+    redelivers=False,
+    store="",
+    share=0.25,
+)
 
 #: What most users would pick instead, or build.
 MAIN = (OURS, STOCK, SHARDED, LOCKED, DRAMATIQ, THREAD)

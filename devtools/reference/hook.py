@@ -23,7 +23,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/lua.md": lua.page,
 }
 
-_DIAGRAM = re.compile(r'<img alt="([^"]*)" src="[^"]*?(diagrams/[\w-]+\.svg)"\s*/?>')
+_DIAGRAM = re.compile(r'<img alt="([^"]*)" src="[^"]*?((?:diagrams|benchmarks)/[\w-]+\.svg)"\s*/?>')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
