@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 from hermes_tasks.errors import InvalidTurn
 
@@ -32,10 +33,15 @@ def honcho_id(raw: str, field: str = "id") -> str:
     """
     if not isinstance(raw, str):
         raise InvalidTurn(f"{field} must be a string, not {type(raw).__name__}")
-    if _VALID.fullmatch(raw):
-        return raw
     if not raw:
         raise InvalidTurn(f"{field} is empty")
+    return _made(raw)
+
+
+@lru_cache(maxsize=1_000)  # a gateway has the same few sessions and peers again and again
+def _made(raw: str) -> str:
+    if _VALID.fullmatch(raw):
+        return raw
     # `surrogatepass`: a key from a file name may hold lone surrogates, and is a key all the same.
     digest = hashlib.sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
     readable = _FOREIGN.sub("-", raw[: ID_LIMIT - _DIGEST_LENGTH - 1])

@@ -70,13 +70,14 @@ class Traced:
     def carrier(self) -> dict[str, str]:
         """The context as text, to go on elsewhere; empty where nobody traces."""
         found: dict[str, str] = {}
-        if self._span is not None:
-            try:
-                from opentelemetry import propagate
+        if self._span is None:
+            return found
+        try:
+            from opentelemetry import propagate
 
-                propagate.inject(found, self._context)
-            except Exception as error:  # noqa: BLE001 - see _failed
-                _failed(error)
+            propagate.inject(found, self._context)
+        except Exception as error:  # noqa: BLE001 - see _failed
+            _failed(error)
         return carried(found)
 
     def end(self, error: BaseException | None = None) -> None:
@@ -134,6 +135,8 @@ NOTHING: Final = Traced()
 
 def accepting(name: Literal["sync_turn", "conclude"]) -> Traced:
     """A caller hands something over."""
+    if "opentelemetry.trace" not in sys.modules:
+        return NOTHING
     return _start(name, "INTERNAL", {"messaging.operation.type": "create"})
 
 

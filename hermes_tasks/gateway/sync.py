@@ -167,10 +167,11 @@ class TurnSync:
             turn = Turn.create(
                 self.settings.honcho_workspace_id if workspace is None else workspace,
                 session,
-                _scrubbed(messages if metadata is None else _with_metadata(messages, metadata)),
+                messages if metadata is None else _with_metadata(messages, metadata),
                 turn_id=turn_id,
                 backend=self.settings.backend,
                 peers=peers,
+                scrub=scrub,
             )
             return self._accept(turn, traced)
 
@@ -361,18 +362,6 @@ def _with_metadata(messages: Any, metadata: Any) -> Any:
         {**message, "metadata": {**metadata, **own}}
         if isinstance(message, Mapping)
         and isinstance(own := message.get("metadata") or {}, Mapping)
-        else message
-        for message in messages
-    ]
-
-
-def _scrubbed(messages: Any) -> Any:
-    """The messages without recalled memory in them. What is no message is left as it is."""
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
-        return messages
-    return [
-        {**message, "content": scrub(content)}
-        if isinstance(message, Mapping) and isinstance(content := message.get("content"), str)
         else message
         for message in messages
     ]
