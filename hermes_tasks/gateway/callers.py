@@ -25,6 +25,10 @@ BREATH_SECONDS = 0.000_02
 run a caller who waits for it, which merely letting it go is not."""
 
 
+SLICE_SECONDS = 0.000_1
+"""How long the publisher works before it looks again, where its work is in small pieces."""
+
+
 class Callers:
     """Who hands a turn over just now; a context manager around each call.
 
@@ -39,6 +43,7 @@ class Callers:
         self.left_at = 0.0
         self._came_at = 0.0
         self._patience = PATIENCE_SECONDS
+        self._slice_began = 0.0
 
     def __enter__(self) -> None:
         self._came_at = time.monotonic()
@@ -68,6 +73,12 @@ class Callers:
             time.sleep(WAIT_SECONDS)
             now = time.monotonic()
         self._patience -= now - began
+        self._slice_began = now
+
+    def give_way_in_time(self) -> None:
+        """The same between pieces of work that are too small for a breath after each."""
+        if time.monotonic() >= self._slice_began + SLICE_SECONDS:
+            self.give_way()
 
     def _busy(self, now: float) -> bool:
         return self._came_at > self.left_at or now < self.left_at + QUIET_SECONDS

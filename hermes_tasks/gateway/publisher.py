@@ -27,6 +27,10 @@ ROWS_AT_ONCE_FAR = 32
 FAR_SECONDS = 0.005
 """The same while the latest round trip took so long that fewer of them matter more."""
 
+TOGETHER_SECONDS = 0.02
+"""How long after one batch the next one goes, unless it is full by then: turns that come one after
+another share a round trip, and the publisher need not be woken, or look, for each of them."""
+
 COMPANY_SECONDS = 0.1
 """How long after one turn another is expected, and what can wait does: syncing the disk."""
 
@@ -68,6 +72,7 @@ class Publisher:
         self._callers = callers
         self._report = Report(spool)
         self._thread: threading.Thread | None = None
+        self._running = False
         self._starting = threading.Lock()
         self._wake = threading.Event()
         self._resting = False
@@ -80,6 +85,7 @@ class Publisher:
         self._failures = 0
         self._retry_at = 0.0
         self._round_trip_seconds = 0.0
+        self._sent_at = 0.0
 
     @property
     def retry_after(self) -> float:
@@ -93,8 +99,7 @@ class Publisher:
 
     def wake(self) -> None:
         """There is something to send. Costs next to nothing while the thread is busy anyway."""
-        thread = self._thread
-        if thread is None or not thread.is_alive():
+        if not self._running:
             self._start()
         elif self._resting or self._spool.checkpoint_overdue:
             self._wake.set()
@@ -143,6 +148,7 @@ class Publisher:
             self._thread = thread
 
     def _run(self) -> None:
+        self._running = True
         try:
             while not self._stopped:
                 try:
@@ -158,10 +164,12 @@ class Publisher:
                 except Exception as error:  # noqa: BLE001 - a thread that ends sends nothing more
                     self._back_off(RowFailed(f"{type(error).__name__} while publishing"))
         finally:
+            self._running = False
             self._sender.link.close()
 
     def _publish(self, outbox: Outbox) -> None:
         """Send a batch of rows, or as many of them as can be sent."""
+        self._gather()
         self._callers.be_patient()
         self._callers.give_way()
         try:
@@ -205,7 +213,8 @@ class Publisher:
                         self._spool.given_up(rows[accepted].session_key, answer.dropped)
                     accepted += 1
             finally:
-                self._round_trip_seconds = time.monotonic() - begun
+                self._sent_at = time.monotonic()
+                self._round_trip_seconds = self._sent_at - begun
                 self._callers.give_way()
                 outbox.accept(rows[:accepted])
                 self.published += accepted
@@ -227,8 +236,9 @@ class Publisher:
         """The messages of rows, up to the first that cannot be one, and why it cannot."""
         packed: list[Parcel] = []
         latest: dict[str, int] = {}
+        self._callers.give_way()
         for row in rows:
-            self._callers.give_way()
+            self._callers.give_way_in_time()
             previous = latest.get(row.session_key, row.previous)
             try:
                 packed.append(self._sender.pack(row, outbox.incarnation, previous))
@@ -240,6 +250,12 @@ class Publisher:
                 raise
             latest[row.session_key] = row.number
         return packed, None
+
+    def _gather(self) -> None:
+        """While turns come one after another, let some come that can travel together."""
+        remaining = self._sent_at + TOGETHER_SECONDS - time.monotonic()
+        if remaining > 0 and self._spool.pending < ROWS_AT_ONCE:
+            self._sleep(remaining)
 
     def _batch(self) -> int:
         return ROWS_AT_ONCE if self._round_trip_seconds < FAR_SECONDS else ROWS_AT_ONCE_FAR
@@ -293,6 +309,10 @@ class Publisher:
 
     def _rest(self) -> None:
         """Wait for something to send."""
+        if time.monotonic() < self._sent_at + COMPANY_SECONDS:
+            # Whoever calls next need not spend his time on waking anybody.
+            self._sleep(TOGETHER_SECONDS)
+            return
         self._wake.clear()
         self._resting = True
         try:
@@ -311,6 +331,12 @@ class Publisher:
                 self._spool.adopt()
         finally:
             self._resting = False
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for so long, unless the gateway closes. Callers wake nobody meanwhile."""
+        self._wake.clear()
+        if not self._draining:
+            self._wake.wait(seconds)
 
     def _wait(self, seconds: float) -> bool:
         """Wait for so long, or until woken, and tidy up meanwhile; whether it was woken."""

@@ -17,7 +17,10 @@ from hermes_tasks import tracing
 from hermes_tasks.app import TASK
 from hermes_tasks.errors import HermesTasksError, InvalidTurn
 from hermes_tasks.gateway.link import FAILURES, Link, error_code
+from hermes_tasks.gateway.stencil import Stencil
+from hermes_tasks.sealing import Sealed, is_sealed, keyring_of
 from hermes_tasks.transport import Push, PushAnswer, collected_pushes, push_all
+from hermes_tasks.turns import Memory, from_json, session_key
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -59,6 +62,8 @@ class Sender:
         self.link = link
         self._app = app
         self._task = app.tasks[TASK]
+        self._keyring = keyring_of(getattr(app, "settings", None))
+        self._stencil: Stencil | None = None
 
     def connect(self) -> str:
         """Make sure that Redis is there, or was a moment ago; the run id of its process.
@@ -83,16 +88,21 @@ class Sender:
             Unsendable: the row is no turn, and never will be.
             RowFailed: it cannot be packed now, for whatever reason.
         """
-        headers: dict[str, Any] = {"session_gateway": incarnation, "session_number": row.number}
-        if previous is not None:
-            headers["session_previous"] = previous
         turn = _turn(row)
         carrier = tracing.carried(turn.pop(tracing.CARRIER, None))
         traced = tracing.publishing(carrier, row.turn_id, row.session_key, resent=row.attempted)
         traced.attach()
         try:
-            headers |= traced.carrier() or carrier
-            return Parcel(self._message(row.turn_id, turn, headers), traced)
+            carrier = traced.carrier() or carrier
+            push = None if carrier else self._stencilled(row, turn, incarnation, previous)
+            if push is None:
+                headers = {"session_gateway": incarnation, "session_number": row.number, **carrier}
+                if previous is not None:
+                    headers["session_previous"] = previous
+                push = self._message(row.turn_id, turn, headers)
+                if push is not None and not carrier:
+                    self._stencil = Stencil.of(push)
+            return Parcel(push, traced)
         except HermesTasksError as error:
             traced.end(error)
             raise
@@ -117,6 +127,33 @@ class Sender:
             for parcel in waiting:
                 parcel.traced.end(error)
             raise
+
+    def _stencilled(
+        self, row: Row, turn: dict[str, Any], incarnation: str, previous: int | None
+    ) -> Push | None:
+        """The message that Celery would make of a row, where it is as others were."""
+        if self._stencil is None or not self._stencil.is_enough:
+            return None
+        try:
+            if is_sealed(turn):
+                described: Memory | Sealed = Sealed.from_json(turn)
+            elif self._keyring:
+                return None  # the task seals it
+            else:
+                described = from_json(turn)
+        except InvalidTurn as error:
+            raise Unsendable(str(error)) from error
+        session = session_key(described.backend, described.workspace, described.session)
+        if (session, described.turn_id) != (row.session_key, row.turn_id):
+            return None
+        return self._stencil.message(
+            session,
+            described,
+            json.dumps(turn, separators=(",", ":")) if row.attempted else row.body,
+            sender=incarnation,
+            sent=row.number,
+            previous=previous,
+        )
 
     def _message(self, turn_id: str, turn: dict[str, Any], headers: dict[str, Any]) -> Push | None:
         channel = self.link.channel()
