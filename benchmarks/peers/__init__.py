@@ -132,6 +132,8 @@ PROCRASTINATE = Peer(
     (
         *(sys.executable, "-m", "procrastinate", "--app", _MODULE + "procrastinate_task.app"),
         *("worker", "--concurrency", "{slots}"),
+        # A turn that waits for its session's lock is found by polling: by itself every 5 s.
+        *("--fetch-job-polling-interval", "0.1"),
     ),
     keeps_order=True,
     store="postgres",

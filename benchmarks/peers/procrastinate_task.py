@@ -6,7 +6,7 @@ import os
 from functools import cache
 from typing import Any
 
-from procrastinate import App, PsycopgConnector
+from procrastinate import App, JobContext, PsycopgConnector
 
 from benchmarks import work
 
@@ -17,6 +17,14 @@ app = App(connector=PsycopgConnector(conninfo=os.environ["BENCH_BROKER"]))
 async def sync_turn(turn: dict[str, Any]) -> None:
     """Writes a turn."""
     await work.write_async(turn)
+
+
+@app.periodic(cron="* * * * * */5")
+@app.task(queueing_lock="retry_stalled_jobs", pass_context=True)
+async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:
+    """Give what a dead worker had to another, as its documentation tells everybody to."""
+    for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=15):
+        await app.job_manager.retry_job(job)
 
 
 @cache

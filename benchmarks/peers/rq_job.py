@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import redis
-from rq import Queue, Worker
+from rq import Queue, Retry, Worker
 
 from benchmarks import work
 
@@ -27,7 +27,9 @@ def sync_turn(turn: dict[str, Any]) -> None:
 def enqueue(turn: dict[str, Any]) -> None:
     """Into the default queue."""
     # By name: the worker is another program, whose __main__ this module is.
-    queue().enqueue("benchmarks.peers.rq_job.sync_turn", turn, result_ttl=0)
+    # A job whose worker died is another's only if it may be tried again.
+    name = "benchmarks.peers.rq_job.sync_turn"
+    queue().enqueue(name, turn, result_ttl=0, retry=Retry(max=5))
 
 
 if __name__ == "__main__":
