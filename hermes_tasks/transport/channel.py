@@ -7,8 +7,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import astuple
 from datetime import UTC, datetime
@@ -22,18 +22,19 @@ from kombu.asynchronous import get_event_loop
 from kombu.exceptions import ChannelError
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from hermes_tasks.transport import celery_state, events, wire
-from hermes_tasks.transport.keeper import Holding, Keeper, holding_of, keeper_for
+from hermes_tasks.transport.keeper import Holding, Keeper, Wanted, holding_of, keeper_for
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.packing import pack_quickly
 from hermes_tasks.transport.pushing import Push, collect, tell_drops
 from hermes_tasks.transport.scripts import session_script
 from hermes_tasks.transport.sessions import (
     Claimed,
+    Entry,
     Item,
     Outcome,
     PushAnswer,
@@ -107,10 +108,10 @@ class SessionQoS(kombu_redis.QoS):
         else:
             keeper, holding = found
             outcome = self._outcome(delivery_tag, holding)
-            entry = keeper.finish(delivery_tag, outcome, self.channel.pops_next())
+            taken = keeper.finish(delivery_tag, outcome, self.channel.wanted())
             virtual.QoS.ack(self, delivery_tag)
-            if entry is not None:
-                self.channel.deliver_popped(entry)
+            if taken is not None:
+                self.channel.deliver_taken(taken)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not delivery_tag.startswith(TOKEN_PREFIX):
@@ -299,14 +300,22 @@ class SessionChannel(kombu_redis.Channel):
             self.sessions.note_server()
             self.keeper.start()
 
-            def deliver(entry: Any) -> Any:
-                message = self._claim(entry)
+            def deliver(taken: Any) -> Any:
+                claimed = isinstance(taken, Claimed)
+                message = self._message(taken) if claimed else self._claim(taken)
                 if message is not None:
                     reserved = celery_state.reserved()
                     self._hand_over(message, callback)
                     self._hands_over = celery_state.reserved() > reserved
 
             self.connection._callbacks[queue] = deliver
+        return result
+
+    def basic_cancel(self, consumer_tag: str) -> Any:
+        result = super().basic_cancel(consumer_tag)
+        if self._keeper is not None and self._names.run_queue not in self._active_queues:
+            with suppress(RedisError):  # its thread tries again
+                self._keeper.give_back_reserved()
         return result
 
     def _hand_over(self, message: Any, callback: Callable[[Any], Any]) -> None:
@@ -321,8 +330,8 @@ class SessionChannel(kombu_redis.Channel):
             )
             message.reject()
 
-    def pops_next(self) -> Sequence[str] | None:
-        """Whether an acknowledgement should pop the next entry: the lists that go before it.
+    def wanted(self) -> Wanted | None:
+        """Whether an acknowledgement should bring the next batch.
 
         Only in a worker's event loop, with every slot taken, so that no BRPOP is on its way whose
         answer comes first. Not where the solo pool would run the task right here: the loop would
@@ -336,16 +345,19 @@ class SessionChannel(kombu_redis.Channel):
             or get_event_loop() is None
         ):
             return None
-        return [
+        others = [
             self.global_keyprefix + self._q_for_pri(queue, priority)
             for queue in self.active_queues
             if queue != self._names.run_queue
             for priority in self.priority_steps
         ]
+        return Wanted(_new_token(), self._worker, others)
 
-    def deliver_popped(self, entry: bytes) -> None:
-        """Work on an entry that came with an acknowledgement."""
-        self.connection._deliver(_decoded(entry), self._names.run_queue)
+    def deliver_taken(self, taken: Claimed | bytes) -> None:
+        """Work on what came with an acknowledgement: a claim, or an entry that is to be claimed."""
+        self._claimed_at = time.monotonic()
+        message = _decoded(taken) if isinstance(taken, bytes) else taken
+        self.connection._deliver(message, self._names.run_queue)
 
     def _brpop_read(self, **options: Any) -> Any:
         self.connection.delivering = False
@@ -374,24 +386,22 @@ class SessionChannel(kombu_redis.Channel):
     def _claim(self, entry: Any) -> Any:
         """The message to deliver for a popped run-queue entry, or ``None``."""
         try:
-            number, session = int(entry[0]), str(entry[1])
-            session.encode()
-        except (TypeError, ValueError, LookupError, OverflowError):
+            found = Entry.of(entry)
+        except ValueError:
             logger.error("Dropped a malformed entry of %s", self._names.run)
             return None
         if self._closing:  # Kombu reads the last answer while it closes: too late to work on it
-            self.sessions.give_back(dumps(entry))
+            self.sessions.give_back(str(found))
             return None
         self._claimed_at = time.monotonic()
-        token = TOKEN_PREFIX + uuid.uuid4().hex
         try:
-            claim = self.sessions.claim(session, number, token, self._worker)
+            claim = self.sessions.claim(found.session, found.number, _new_token(), self._worker)
         except self.connection_errors:
             raise
         except (RedisError, ValueError) as error:
             # Celery would stop the worker. The session is still ready, or its lease runs out:
             # rescue queues it again.
-            logger.error("Cannot claim session %s, will try again: %s", session, error)
+            logger.error("Cannot claim session %s, will try again: %s", found.session, error)
             return None
         return None if claim is None else self._message(claim)
 
@@ -468,6 +478,10 @@ class SessionChannel(kombu_redis.Channel):
         """Purging a session drops what waits in it; purging the run queue drops no message."""
         session = self._names.session_of(queue)
         return int(super()._purge(queue)) if session is None else self.sessions.purge(session)
+
+
+def _new_token() -> str:
+    return TOKEN_PREFIX + uuid.uuid4().hex
 
 
 def _decoded(entry: bytes) -> Any:

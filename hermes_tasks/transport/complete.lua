@@ -1,10 +1,9 @@
 -- complete: end a claim, however it ended, and give the session its next state.
 --
--- KEYS  the session keys (common.lua), then the lists of other queues the worker consumes
+-- KEYS  the session keys (common.lua)
 -- ARGV  1 session  2 token  3 outcome  4 id of the message that was delivered
 --       5 first wait after a failed attempt, ms  6 longest wait, ms  7 a random number in [0, 1)
---       8 attempts after which the head is a dead letter  9 1: pop the next run-queue entry
---       10… ids, with the outcome written
+--       8 attempts after which the head is a dead letter  9… ids, with the outcome written
 -- outcome is one of
 --   ended     acknowledged; what the task settled it has committed
 --   written   acknowledged, and its task wrote the messages with these ids just now: as ended after
@@ -14,13 +13,9 @@
 --   failed    rejected: a failed attempt
 --   released  given back unworked, by a shutdown: no attempt
 --   lapsed    the lease ran out (any token): a failed attempt
--- Returns {state}, {state, popped entry} or, with a dead letter, {state, popped entry or nil, its id,
---   its trace}; state is
+-- Returns {state} or, with a dead letter, {state, its id, its trace}; state is
 --   lost (the token does not hold the lease, or a lapsed lease is alive: nothing changed),
 --   idle, ready, sleeping, paused (as the session is now) or dead (the head has failed too often).
---
--- A busy worker asks for the next entry with the same call and spares a BRPOP. Nothing is popped
--- while another of its queues holds messages: those have their turn first.
 --
 -- Nothing in flight: the next head is promoted. Something, and its task asked to be tried again
 -- later (a retry, postpone): sleep until then. Something, with progress under this token: ready at
@@ -39,7 +34,7 @@ elseif holder ~= token then
   return {'lost'}
 end
 
-local head, settled = head_of(INFLIGHT), false
+local head, settled
 local state, given_up
 
 -- Take the head out: it is settled, or given up.
@@ -51,13 +46,16 @@ local function drop_head()
   resolve_intent(intent, head and head.number or number + 1)
 end
 
--- Take what is written from the front.
+-- Take what is written from the front, and find the head.
 local function settle_written()
   local done, ids, sinces, last = {}, {}, {}, nil
-  for i = 10, #ARGV do done[ARGV[i]] = true end
-  for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, #ARGV - 10)) do
+  for i = 9, #ARGV do done[ARGV[i]] = true end
+  for _, text in ipairs(redis.call('LRANGE', INFLIGHT, 0, #ARGV - 8)) do   -- one more than written
     local item = parse(text)
-    if not done[item.id] then break end
+    if not done[item.id] then
+      head = item
+      break
+    end
     ids[#ids + 1], sinces[#sinces + 1], last = item.id, item.since, item.number
   end
   if not last then return end
@@ -66,14 +64,16 @@ local function settle_written()
   count_written(sinces, now)
   redis.call('HSET', SESSION, 'written', ms(math.max(last, tonumber(highest or '0'))))
   progress, settled = true, true
-  head = head_of(INFLIGHT)
   if head then set_lag(name, head) end
   if resolve_intent(intent, head and head.number or last + 1) then answer_intent(intent) end
 end
 
 if outcome == 'written' then
   settle_written()
-elseif head and head.id == id and not wake
+else
+  head = head_of(INFLIGHT)
+end
+if head and head.id == id and not wake
     and (outcome == 'settled' or outcome == 'revoked' or outcome == 'expired') then
   if outcome == 'settled' then
     forget({id})
@@ -130,9 +130,5 @@ end
 
 if settled or given_up then announce(watched) end
 
-local entry
-if ARGV[9] == '1' and (#KEYS == SESSION_KEYS or redis.call('EXISTS', unpack(KEYS, SESSION_KEYS + 1)) == 0) then
-  entry = redis.call('RPOP', RUN)
-end
-if given_up then return {state, entry or false, unpack(given_up)} end
-return {state, entry or nil}
+if given_up then return {state, unpack(given_up)} end
+return {state}

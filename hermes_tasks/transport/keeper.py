@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from hermes_tasks.transport import events
 from hermes_tasks.transport.dead import DeadLetters
-from hermes_tasks.transport.sessions import Claimed, Completed, Outcome, SessionStore
+from hermes_tasks.transport.sessions import Claimed, Completed, Entry, Outcome, SessionStore
 from hermes_tasks.transport.trace import log_given_up
 
 if TYPE_CHECKING:
@@ -63,12 +63,29 @@ class Holding:
         return self.claim.items[0].id
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """That a worker wants its next batch as soon as a claim has ended.
+
+    Attributes:
+        token: for the claim of it.
+        worker: who claims it.
+        unless: lists that come first; while one of them is not empty, nothing is taken.
+    """
+
+    token: str
+    worker: str
+    unless: Sequence[str]
+
+
 class Keeper:
     """Renews the leases of this process and rescues sessions of processes that died."""
 
     def __init__(self, store: SessionStore) -> None:
         self.store = store
         self._held: dict[str, Holding] = {}
+        # Popped ahead for the next exchange, and when.
+        self._reserved: tuple[Entry, float] | None = None
         self._mutex = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,25 +121,28 @@ class Keeper:
         return self._held.get(token)
 
     def finish(
-        self, token: str, outcome: Outcome, unless: Sequence[str] | None = None
-    ) -> bytes | None:
+        self, token: str, outcome: Outcome, wanted: Wanted | None = None
+    ) -> Claimed | bytes | None:
         """End a claim. If Redis cannot be told now, the thread tells it until it knows.
 
-        With ``unless``, returns the next run-queue entry if there is one; see ``complete``.
+        Returns what is ``wanted`` next, if there is anything: a claim, or an entry of the run queue
+        that is to be claimed.
         """
         holding = self._held.get(token)
         if holding is None:
             return None
         holding.outcome = outcome
         try:
-            return self._complete(holding, unless)
+            if wanted is not None:
+                return self._exchange(holding, wanted)
+            self._complete(holding)
         except RedisError as error:  # from an acknowledgement it would stop the worker
             logger.warning(
                 "Cannot tell Redis how session %s ended, will try again: %s",
                 holding.claim.session,
                 error,
             )
-            return None
+        return None
 
     def release(self, tokens: Iterable[str]) -> None:
         """Give claims back unworked, each session as it is."""
@@ -154,6 +174,7 @@ class Keeper:
         renewed = time.monotonic()
         while not self._stopped.wait(TICK):
             self._guarded("finish claims", self._finish_late)
+            self._guarded("give a session back", self._give_back_stale)
             self._guarded("rescue sessions", self._rescue)
             if time.monotonic() - renewed >= renew_every:
                 renewed = time.monotonic()
@@ -218,22 +239,75 @@ class Keeper:
             DeadLetters(self.store).trim()
             self._trimmed = now
 
-    def _complete(self, holding: Holding, unless: Sequence[str] | None = None) -> bytes | None:
+    def _complete(self, holding: Holding) -> None:
+        assert holding.outcome is not None
+        claim = holding.claim
+        done = self.store.complete(
+            claim.session, claim.token, holding.outcome, holding.id, written=holding.written
+        )
+        self._ended(holding, done)
+
+    def _exchange(self, holding: Holding, wanted: Wanted) -> Claimed | bytes | None:
+        assert holding.outcome is not None
+        claim, reserved = holding.claim, self._take_reserved()
+        try:
+            done = self.store.exchange(
+                claim.session,
+                claim.token,
+                holding.outcome,
+                holding.id,
+                written=holding.written,
+                reserved=reserved,
+                fresh=wanted.token,
+                worker=wanted.worker,
+                unless=wanted.unless,
+            )
+        except RedisError:
+            # Nobody knows whether it was claimed. An entry that is no longer true does no harm.
+            self._reserve(reserved)
+            raise
+        self._ended(holding, done.completed)
+        if done.reserved is not None:
+            try:
+                self._reserve(Entry.parse(done.reserved))
+            except ValueError:
+                logger.error("Dropped a malformed entry of %s", self.store.names.run)
+        return done.claimed or done.entry
+
+    def _ended(self, holding: Holding, done: Completed) -> None:
+        self._discard(holding)
         claim, outcome = holding.claim, holding.outcome
         assert outcome is not None
-        done = self.store.complete(
-            claim.session,
-            claim.token,
-            outcome,
-            holding.id,
-            written=holding.written if outcome is Outcome.WRITTEN else (),
-            unless=unless,
-        )
-        self._discard(holding)
         if outcome is Outcome.WRITTEN and done.state != "lost":
             events.written(self.store, claim.session, holding.written)
         self._tell(claim.session, done, outcome)
-        return done.entry
+
+    # -- an entry of the run queue, popped ahead --------------------------------------------------
+
+    def give_back_reserved(self) -> None:
+        """Let others have what was popped ahead: there is no next exchange."""
+        entry = self._take_reserved()
+        if entry is not None:
+            try:
+                self.store.give_back(str(entry))
+            except RedisError:
+                self._reserve(entry)
+                raise
+
+    def _give_back_stale(self) -> None:
+        """Others may lack work by now: the next exchange should have come at once."""
+        reserved = self._reserved
+        if reserved is not None and time.monotonic() - reserved[1] >= TICK:
+            self.give_back_reserved()
+
+    def _reserve(self, entry: Entry | None) -> None:
+        with self._mutex:
+            self._reserved = None if entry is None else (entry, time.monotonic())
+
+    def _take_reserved(self) -> Entry | None:
+        with self._mutex:
+            reserved, self._reserved = self._reserved, None
+        return None if reserved is None else reserved[0]
 
     def _tell(self, session: str, done: Completed, outcome: Outcome) -> None:
         if not done.given_up:

@@ -133,6 +133,10 @@ class Names:
         base = self.key("session", _unmistakable(session))
         return (base, *(f"{base}:{part}" for part in PARTS), *self._shared)
 
+    def own(self, session: str) -> tuple[str, ...]:
+        """The first of them: those that are this session's alone."""
+        return self.session(session)[: 1 + len(PARTS)]
+
     def channel(self, session: str) -> str:
         """The channel on which it is announced that messages of a session are settled."""
         return self.session(session)[0]

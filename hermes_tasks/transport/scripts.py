@@ -87,6 +87,15 @@ def session_script(name: str, *, reads: bool = False) -> Script:
 
 
 @cache
+def exchange_script() -> Script:
+    """``exchange.lua``, with those it is made of in front as functions of their arguments."""
+    parts = "".join(
+        f"local function {name}(KEYS, ARGV)\n{_text(name)}end\n" for name in ("complete", "claim")
+    )
+    return Script(_text("common") + parts + _text("exchange"))
+
+
+@cache
 def script(name: str, *, reads: bool = False) -> Script:
     """The script ``name.lua`` that stands alone."""
     return Script(_text(name), reads=reads)

@@ -6,6 +6,7 @@ contract. All are safe to repeat, because redis-py repeats a command whose conne
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -17,8 +18,11 @@ from urllib.parse import quote, unquote
 import redis
 
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
-from hermes_tasks.transport.scripts import script, session_script
+from hermes_tasks.transport.scripts import exchange_script, script, session_script
 
+#: Entries of the run queue above which a worker may have one reserved: nobody lacks work now, nor
+#: will in the moment until it is claimed.
+PLENTY = 16
 #: Session ids in one answer of ``rescue``: a bound on what one sweep does, not on what is found.
 SWEEP = 200
 #: Most characters in a line of a trace, and of a dead letter's detail.
@@ -114,6 +118,39 @@ class PushAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the run queue: a session, and a number that it had since it became ready."""
+
+    number: int
+    session: str
+
+    @classmethod
+    def parse(cls, text: bytes) -> Self:
+        """What was popped.
+
+        Raises:
+            ValueError: it is no entry.
+        """
+        try:
+            return cls.of(json.loads(text))
+        except RecursionError as error:
+            raise ValueError("not an entry of a run queue") from error
+
+    @classmethod
+    def of(cls, raw: Any) -> Self:
+        """The same from JSON that has been read already."""
+        try:
+            number, session = int(raw[0]), str(raw[1])
+            session.encode()
+        except (TypeError, LookupError, OverflowError) as error:
+            raise ValueError("not an entry of a run queue") from error
+        return cls(number, session)
+
+    def __str__(self) -> str:
+        return json.dumps([str(self.number), self.session])
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One message of a session queue as Redis holds it.
 
@@ -180,6 +217,24 @@ class Claimed:
     forgotten: int = 0
     rewritten: tuple[str, ...] = ()
 
+    @classmethod
+    def parse(cls, session: str, token: str, answer: Sequence[Any]) -> Self | None:
+        """What ``claim.lua`` returned; ``None``: there was nothing to take."""
+        if not answer:
+            return None
+        attempts, tries, now, intent, forgotten, rewritten, *items = answer
+        return cls(
+            session,
+            token,
+            attempts,
+            tries,
+            now,
+            tuple(map(Item.parse, items)),
+            Doubt.parse(intent),
+            forgotten,
+            tuple(unquote(id.decode()) for id in rewritten.split()),
+        )
+
     @property
     def again(self) -> bool:
         """Whether a call that writes some of them may have gone out before."""
@@ -193,15 +248,36 @@ class Completed:
     Attributes:
         state: ``idle``, ``ready`` or ``sleeping``, as the session is now; ``dead`` when its head
             was given up; ``lost`` when the token no longer held the lease.
-        entry: the run-queue entry popped with it.
         given_up: id of the head, if it is a dead letter now: failed, revoked or expired.
         trace: what that one went through; see :mod:`.trace`.
     """
 
     state: str
-    entry: bytes | None = None
     given_up: str = ""
     trace: str = ""
+
+    @classmethod
+    def parse(cls, answer: Sequence[Any]) -> Self:
+        """What ``complete.lua`` returned."""
+        state, id, trace = (*answer, None, None)[:3]
+        return cls(state.decode(), unquote(_text(id)), _text(trace))
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What became of a claim, and what is next.
+
+    Attributes:
+        completed: the claim that ended.
+        claimed: the reserved session, if it was still to be had.
+        entry: if not, an entry of the run queue that is to be claimed.
+        reserved: an entry for the next exchange.
+    """
+
+    completed: Completed
+    claimed: Claimed | None = None
+    entry: bytes | None = None
+    reserved: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,10 +417,12 @@ class SessionStore:
 
     def claim(self, session: str, number: int, token: str, worker: str) -> Claimed | None:
         """Lease the session of a popped run-queue entry; ``None`` for an entry no longer true."""
+        answer = self._run("claim", session, *self._claim_arguments(number, token, worker))
+        return Claimed.parse(session, token, answer)
+
+    def _claim_arguments(self, number: int, token: str, worker: str) -> tuple[Any, ...]:
         options = self.options
-        answer = self._run(
-            "claim",
-            session,
+        return (
             number,
             token,
             options.lease_ms,
@@ -352,20 +430,6 @@ class SessionStore:
             options.batch_messages,
             options.batch_size,
             options.landing_ms,
-        )
-        if not answer:
-            return None
-        attempts, tries, now, intent, forgotten, rewritten, *items = answer
-        return Claimed(
-            session,
-            token,
-            attempts,
-            tries,
-            now,
-            tuple(map(Item.parse, items)),
-            Doubt.parse(intent),
-            forgotten,
-            tuple(unquote(id.decode()) for id in rewritten.split()),
         )
 
     def begin(self, session: str, token: str, first: int, last: int) -> bool:
@@ -456,18 +520,17 @@ class SessionStore:
         outcome: Outcome,
         id: str = "",
         *,
-        written: Sequence[str] = (),
-        unless: Sequence[str] | None = None,
+        written: Iterable[str] = (),
     ) -> Completed:
-        """End a claim, and with ``unless`` pop the next run-queue entry.
+        """End a claim. ``written``: ids that the outcome of that name settles."""
+        arguments = self._complete_arguments(token, outcome, id, written)
+        return Completed.parse(self._run("complete", session, *arguments))
 
-        ``written``: ids that the outcome of that name settles. ``unless``: lists that come first;
-        while one of them is not empty, nothing is popped.
-        """
+    def _complete_arguments(
+        self, token: str, outcome: Outcome, id: str, written: Iterable[str]
+    ) -> tuple[Any, ...]:
         options = self.options
-        state, *more = self._run(
-            "complete",
-            session,
+        return (
             token,
             outcome.value,
             quote_id(id),
@@ -475,12 +538,47 @@ class SessionStore:
             int(options.retry_longest * 1000),
             random.random(),
             options.max_attempts,
-            0 if unless is None else 1,
             *map(quote_id, written),
-            more_keys=unless or (),
         )
-        entry, id_given_up, trace = (*more, None, None, None)[:3]
-        return Completed(state.decode(), entry, unquote(_text(id_given_up)), _text(trace))
+
+    def exchange(
+        self,
+        session: str,
+        token: str,
+        outcome: Outcome,
+        id: str = "",
+        *,
+        written: Iterable[str] = (),
+        reserved: Entry | None,
+        fresh: str,
+        worker: str,
+        unless: Sequence[str] = (),
+        plenty: int = PLENTY,
+    ) -> Exchanged:
+        """End a claim as :meth:`complete` does, and take what is next.
+
+        Args:
+            session, token, outcome, id, written: as of :meth:`complete`.
+            reserved: the entry that the last exchange reserved.
+            fresh, worker: token and worker of the claim of that.
+            unless: lists that come first; while one of them is not empty, nothing is taken.
+            plenty: entries on the run queue above which another is reserved.
+        """
+        ending = (session, *self._complete_arguments(token, outcome, id, written))
+        keys = self.names.session(session)
+        claiming: tuple[Any, ...] = ()
+        if reserved is not None:
+            keys = (*keys, *self.names.own(reserved.session))
+            claiming = (reserved.session, *self._claim_arguments(reserved.number, fresh, worker))
+        ended, claimed, entry, ahead = exchange_script()(
+            self.client, (*keys, *unless), (plenty, len(ending), *ending, *claiming)
+        )
+        return Exchanged(
+            Completed.parse(ended),
+            None if reserved is None else Claimed.parse(reserved.session, fresh, claimed),
+            entry,
+            ahead,
+        )
 
     def wake(self, session: str) -> bool:
         """Queue a sleeping session whose time has come."""
@@ -570,8 +668,8 @@ class SessionStore:
     ) -> bool:
         return bool(self._run("commit", session, token, how, detail, "", *map(quote_id, ids)) >= 0)
 
-    def _run(self, name: str, session: str, *arguments: Any, more_keys: Sequence[str] = ()) -> Any:
-        keys = (*self.names.session(session), *more_keys)
+    def _run(self, name: str, session: str, *arguments: Any) -> Any:
+        keys = self.names.session(session)
         return session_script(name)(self.client, keys, (session, *arguments))
 
 

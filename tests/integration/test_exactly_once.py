@@ -486,9 +486,9 @@ class FaultyStore(SessionStore):
     __slots__ = ("world",)
     world: World
 
-    def _run(self, name: str, session: str, *arguments: Any, more_keys: Sequence[str] = ()) -> Any:
+    def _run(self, name: str, session: str, *arguments: Any) -> Any:
         self.world.trouble(before=True)
-        answer = super()._run(name, session, *arguments, more_keys=more_keys)
+        answer = super()._run(name, session, *arguments)
         self.world.trouble(before=False)
         return answer
 

@@ -6,15 +6,23 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
-from hermes_tasks.transport.keeper import Keeper
+from hermes_tasks.transport.keeper import Keeper, Wanted
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.sessions import (
+    PLENTY,
+    Claimed,
+    Entry,
+    Outcome,
+    SessionOptions,
+    SessionStore,
+)
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
@@ -68,3 +76,63 @@ def test_a_chore_that_fails_is_said_once_and_ends_nothing(
     assert store.renew([("s", "t")]) == [True]  # the lease, of less than a second, was renewed
     keeper.finish("t", Outcome.SETTLED)
     assert store.progress("s").state == "idle"
+
+
+def work_on(keeper: Keeper, entry: Any) -> Claimed:
+    found = Entry.parse(entry)
+    claim = keeper.store.claim(found.session, found.number, f"token of {found.session}", "worker")
+    assert claim is not None
+    keeper.add(claim, settles=True)
+    return claim
+
+
+def next_after(keeper: Keeper, claim: Claimed, token: str) -> Claimed | bytes | None:
+    return keeper.finish(claim.token, Outcome.SETTLED, Wanted(token, "worker", ()))
+
+
+def test_a_worker_that_is_quick_claims_the_next_session_with_its_acknowledgement(
+    keeper: Keeper,
+) -> None:
+    store = keeper.store
+    for number in range(PLENTY + 4):
+        store.push(f"s{number}", "text", id="1")
+    entry = next_after(keeper, work_on(keeper, store.client.rpop(store.names.run)), "t1")
+    assert isinstance(entry, bytes)
+    claim = next_after(keeper, work_on(keeper, entry), "t2")
+    assert isinstance(claim, Claimed)
+    assert (claim.session, claim.token) == ("s2", "t2")
+
+
+def test_what_is_popped_ahead_is_given_back_while_the_worker_is_slow(keeper: Keeper) -> None:
+    store = keeper.store
+    for number in range(PLENTY + 4):
+        store.push(f"s{number}", "text", id="1")
+    run = store.names.run
+    next_after(keeper, work_on(keeper, store.client.rpop(run)), "t1")
+
+    def oldest() -> str:
+        entry: Any = store.client.lindex(run, -1)
+        return Entry.parse(entry).session
+
+    wait_until(lambda: oldest() == "s2", 3.0, "the session that was popped ahead")
+
+
+def test_what_is_popped_ahead_is_given_back_when_redis_was_away(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keeper.store
+    for number in range(PLENTY + 4):
+        store.push(f"s{number}", "text", id="1")
+    run = store.names.run
+    entry = next_after(keeper, work_on(keeper, store.client.rpop(run)), "t1")
+    claim = work_on(keeper, entry)
+    assert isinstance(entry, bytes)
+    with monkeypatch.context() as away:
+        away.setattr(store.client, "execute_command", gone)
+        assert next_after(keeper, claim, "t2") is None
+    wait_until(lambda: store.progress(claim.session).state == "idle", 3.0, "its end to be told")
+    wait_until(lambda: store.client.llen(run) == PLENTY + 2, 3.0, "what was popped ahead")
+
+
+def gone(*_command: object, **_options: object) -> None:
+    raise redis.ConnectionError("gone")

@@ -22,8 +22,8 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,6 +48,8 @@ from hermes_tasks.transport.sessions import (
     Claimed,
     Completed,
     Doubt,
+    Entry,
+    Exchanged,
     Help,
     Item,
     Outcome,
@@ -653,7 +655,28 @@ class Model:
     ) -> Completed:
         given_up: list[str] = []
         state = self._complete(name, token, outcome, id, written, given_up)
-        return Completed(state, None, *given_up)
+        return Completed(state, *given_up)
+
+    def exchange(
+        self,
+        name: str,
+        token: str,
+        outcome: Outcome,
+        id: str = "",
+        *,
+        written: Sequence[str],
+        reserved: Entry | None,
+        fresh: str,
+        worker: str,
+        plenty: int,
+    ) -> tuple[Completed, Claimed | None, Any, Any]:
+        """Its last two as the run queue has them, not as bytes."""
+        completed = self.complete(name, token, outcome, id, written)
+        claimed = None
+        if reserved is not None:
+            claimed = self.claim(reserved.session, reserved.number, fresh, worker)
+        entry = self.run.pop() if claimed is None and self.run else None
+        return completed, claimed, entry, self.run.pop() if len(self.run) > plenty else None
 
     def _complete(
         self,
@@ -801,11 +824,13 @@ class Model:
         session, now = self.sessions[name], self.now
         if session.state != "sleeping" or wake_at is None:
             return Woken(session.state, None, "")
-        head, at, why, lands = session.queued[0], now, "", 0
-        if not session.inflight and head.not_before > now:
-            at, why = head.not_before, "delayed"
-        if session.intent is not None and head.number <= session.intent.last:
-            lands = session.intent.until
+        at, why, lands = now, "", 0
+        if session.queued:  # what it slept for may have been purged
+            head = session.queued[0]
+            if not session.inflight and head.not_before > now:
+                at, why = head.not_before, "delayed"
+            if session.intent is not None and head.number <= session.intent.last:
+                lands = session.intent.until
         if self.epoch_at is not None and session.epoch != self.epoch:
             lands = max(lands, self.epoch_at + LANDING)
         if min(lands, now + LANDING) > at:
@@ -1068,10 +1093,15 @@ class SessionMachine(RuleBasedStateMachine):
                 self._claim(session, number, f"t{next(self.serial)}")
 
     def _claim(self, session: str, number: int, token: str) -> Claimed | None:
-        book, before = self.books[session], look(self.store, session)
+        before = look(self.store, session)
         claim: Claimed | None = self.call("claim", session, number, token, "worker")
+        self._claimed(session, token, before, claim)
+        return claim
+
+    def _claimed(self, session: str, token: str, before: Held, claim: Claimed | None) -> None:
         if claim is None:
-            return None
+            return
+        book = self.books[session]
         assert book.holder in (None, token), "two workers hold the session"
         assert book.holder == token or not book.paused, "a paused session is worked on"
         book.holder = token
@@ -1094,7 +1124,6 @@ class SessionMachine(RuleBasedStateMachine):
         assert claim.rewritten == tuple(book.rewritten)
         others = [work for work in self.work if work.token != token]
         self.work = [*others[-5:], Work(claim)]
-        return claim
 
     @precondition(lambda self: self.work)
     @rule(data=st.data())
@@ -1225,6 +1254,43 @@ class SessionMachine(RuleBasedStateMachine):
         written = [item.id for item in work.claim.items[:count]]
         self._complete(work.session, work.token, Outcome.WRITTEN, work.claim.items[0].id, written)
 
+    @rule(fewer=st.sampled_from([0, 0, 1]), ahead=st.booleans(), plenty=st.integers(0, 2))
+    def exchange_for_the_next_batch(self, fewer: int, ahead: bool, plenty: int) -> None:
+        self.work_on_the_next_sessions(1)
+        if ahead:
+            self.pop()
+        if not self.work or self.work[-1].claim.doubt is not None:
+            return
+        work = self.work.pop()
+        self._begin(work, work.claim.items[-1].number)
+        if work.token != self.books[work.session].holder:
+            return
+        reserved = Entry(*self.popped.pop()) if ahead and self.popped else None
+        written = [item.id for item in work.claim.items[: len(work.claim.items) - fewer]]
+        before = look(self.store, work.session)
+        there = None if reserved is None else look(self.store, reserved.session)
+        token = f"t{next(self.serial)}"
+        found: Exchanged = self.call(
+            "exchange",
+            work.session,
+            work.token,
+            Outcome.WRITTEN,
+            work.claim.items[0].id,
+            written=written,
+            reserved=reserved,
+            fresh=token,
+            worker="worker",
+            plenty=plenty,
+        )
+        done = found.completed
+        self._completed(work.session, work.token, Outcome.WRITTEN, written, before, done)
+        if reserved is not None and there is not None:
+            self._claimed(reserved.session, token, there, found.claimed)
+        for raw in (found.entry, found.reserved):
+            with suppress(ValueError):
+                if raw is not None:
+                    self.popped.append(astuple(Entry.parse(raw)))
+
     def _complete(
         self,
         session: str,
@@ -1233,9 +1299,20 @@ class SessionMachine(RuleBasedStateMachine):
         id: str = "",
         written: Sequence[str] = (),
     ) -> str:
-        book, before = self.books[session], look(self.store, session)
-        buried = self.store.client.xlen(self.store.names.dead)
-        answer: str = self.call("complete", session, token, outcome, id, written=written).state
+        before = look(self.store, session)
+        done: Completed = self.call("complete", session, token, outcome, id, written=written)
+        return self._completed(session, token, outcome, written, before, done)
+
+    def _completed(
+        self,
+        session: str,
+        token: str,
+        outcome: Outcome,
+        written: Sequence[str],
+        before: Held,
+        done: Completed,
+    ) -> str:
+        book, answer = self.books[session], done.state
         if outcome is Outcome.LAPSED:
             alive = before.lease is None or before.lease > self.now
             assert (answer == "lost") == alive
@@ -1257,7 +1334,7 @@ class SessionMachine(RuleBasedStateMachine):
         else:
             assert len(missing) <= 1, "more than the head is gone"
         for number in missing:
-            if self.store.client.xlen(self.store.names.dead) > buried:
+            if done.given_up:
                 book.gone[number] = "dead"
             else:
                 assert outcome in (Outcome.SETTLED, Outcome.WRITTEN)
@@ -1579,10 +1656,11 @@ class SteeredMachine(SessionMachine):
             assert answer.inflight == len(kept)
             book.gone |= dict.fromkeys(before.queued.keys() - after.queued.keys(), "dead")
         elif before.state == "sleeping" and after.state == "ready":
-            head = after.items[0]
-            fresh = head not in after.lists["inflight"]
-            assert not fresh or book.due.get(head.number, 0) <= self.now, "roused before its time"
-            assert book.lands.get(head.number, 0) <= self.now, "roused with a call in doubt"
+            for head in after.items[:1]:  # what it slept for may have been purged
+                fresh = head not in after.lists["inflight"]
+                due = book.due.get(head.number, 0)
+                assert not fresh or due <= self.now, "roused before its time"
+                assert book.lands.get(head.number, 0) <= self.now, "roused with a call in doubt"
         else:
             assert after.state == before.state
 
@@ -1615,6 +1693,10 @@ class ModelMachine(SteeredMachine):
             self._check_rescue(answer)
         elif name == "watch":
             self.model.watch(*args)
+        elif name == "exchange":
+            popped = (raw and _entry(raw) for raw in (answer.entry, answer.reserved))
+            found = (answer.completed, answer.claimed, *popped)
+            assert found == self.model.exchange(*args, **kwargs)
         else:
             expected = getattr(self.model, name)(*args, *extra, **kwargs)
             assert answer == expected, (name, answer, expected)

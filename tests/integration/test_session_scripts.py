@@ -20,6 +20,8 @@ from hermes_tasks.transport.sessions import (
     Claimed,
     Completed,
     Doubt,
+    Entry,
+    Exchanged,
     Outcome,
     PushAnswer,
     SessionOptions,
@@ -758,20 +760,57 @@ def test_an_idle_session_is_remembered_for_a_day_and_holds_nothing(store: Sessio
     assert store.client.ttl(store.names.session(S)[0]) == -1
 
 
-def test_an_acknowledgement_pops_the_next_entry_unless_another_queue_has_messages(
+def exchange(store: SessionStore, session: str, token: str, **options: Any) -> Exchanged:
+    options = {"reserved": None, "fresh": "next", "worker": "w", "plenty": 2} | options
+    return store.exchange(session, token, Outcome.SETTLED, "1", **options)
+
+
+def test_an_exchange_takes_the_next_entry_and_reserves_one_while_there_is_plenty(
+    store: SessionStore,
+) -> None:
+    for session in ("a", "b", "c", "d", "e"):
+        push(store, "1", session=session)
+    claim(store)
+    first = exchange(store, "a", "t")
+    assert first.completed == Completed("idle")
+    assert first.claimed is None
+    assert first.entry is not None
+    assert first.reserved is not None
+    assert [Entry.parse(entry).session for entry in (first.entry, first.reserved)] == ["b", "c"]
+
+    store.claim("b", Entry.parse(first.entry).number, "t", "w")
+    second = exchange(store, "b", "t", reserved=Entry.parse(first.reserved))
+    assert second.claimed is not None
+    assert (second.claimed.session, second.claimed.token) == ("c", "next")
+    assert [item.id for item in second.claimed.items] == ["1"]
+    assert (second.entry, second.reserved) == (None, None), "only d and e wait: that is not plenty"
+
+
+def test_an_exchange_takes_another_entry_when_the_reserved_one_is_no_longer_true(
     store: SessionStore,
 ) -> None:
     for session in ("a", "b", "c"):
         push(store, "1", session=session)
-    claimed = claim(store)
+    claim(store)
+    session, number = pop(store)
+    ahead = Entry(number, session)
+    store.claim("b", ahead.number, "another", "w")
+    found = exchange(store, "a", "t", reserved=ahead)
+    assert found.claimed is None
+    assert found.entry is not None
+    assert Entry.parse(found.entry).session == "c"
+
+
+def test_an_exchange_takes_nothing_while_another_queue_has_messages(store: SessionStore) -> None:
+    for session in ("a", "b", "c"):
+        push(store, "1", session=session)
+    claim(store)
+    session, number = pop(store)
+    ahead = Entry(number, session)
     store.client.rpush("other", "message")
-    assert store.complete("a", "t", Outcome.SETTLED, "1", unless=["other"]) == Completed("idle")
-    claimed = claim(store)
-    store.client.delete("other")
-    completed = store.complete(claimed.session, "t", Outcome.SETTLED, "1", unless=["other"])
-    assert completed.entry is not None
-    assert json.loads(completed.entry)[1] == "c"
-    assert store.complete("b", "t", Outcome.SETTLED, "1", unless=["other"]) == Completed("lost")
+    found = exchange(store, "a", "t", reserved=ahead, unless=["other"])
+    assert found == Exchanged(Completed("idle"))
+    assert pop(store) == (session, number), "it was not given back"
 
 
 # -- postpone, note, and what is told of a message that is given up -------------------------------
@@ -906,7 +945,7 @@ def test_a_head_given_up_tells_what_it_went_through(store: SessionStore) -> None
     let_the_lease_run_out(store)
     assert complete(store, Outcome.LAPSED, token="") == "ready"
     claim(store)
-    done = store.complete(S, "t", Outcome.FAILED, "1", unless=[])
+    done = store.complete(S, "t", Outcome.FAILED, "1")
     assert (done.state, done.given_up) == ("dead", "1")
     assert lines_of(done.trace) == [
         "no answer within 5.0 s",
@@ -916,8 +955,6 @@ def test_a_head_given_up_tells_what_it_went_through(store: SessionStore) -> None
         "attempt 3 was rejected",
     ]
     assert store.dead_letters()[0]["trace"] == done.trace
-    assert done.entry is not None
-    store.give_back(done.entry)
     claim(store)
     assert store.bury(S, "t", "2", reason="poison") == ""
     assert store.dead_letters()[0]["trace"] == ""

@@ -281,7 +281,7 @@ def test_the_poller_of_a_transport_is_its_cycle_and_knows_its_channels(channel: 
 
 
 def test_a_queue_is_read_from_a_list_for_each_priority(channel: Any) -> None:
-    """``channel.SessionChannel.pops_next``"""
+    """``channel.SessionChannel.wanted``"""
     names = [channel._q_for_pri("q", priority) for priority in channel.priority_steps]
     assert names == ["q", "q\x06\x163", "q\x06\x166", "q\x06\x169"]
     assert channel.global_keyprefix == ""

@@ -1,0 +1,39 @@
+-- exchange: end a claim, and take what is next: all that a busy worker asks between two batches.
+--
+-- What complete.lua and claim.lua do stands in front of this as functions of these names.
+--
+-- KEYS  the session keys (common.lua) of the claim that ends; with a reserved entry, the first five
+--       of its session; then the lists of other queues the worker consumes
+-- ARGV  1 entries of the run queue above which one is reserved
+--       2 how many arguments complete has  3… these
+--       after them those of claim for the reserved entry, if there is one
+-- Returns {what complete returns, what claim returns or {}, an entry to be claimed or false,
+--   a reserved entry or false}
+--
+-- A worker can name the keys of a session only when it knows the session. So, while there is plenty
+-- on the run queue, an entry is popped ahead, which the next call claims; whoever reserves one gives
+-- it back soon if there is no such call, and if he dies, rescue queues it again. While other workers
+-- might want for work nothing is reserved.
+--
+-- Nothing is popped while another of the worker's queues holds messages: those have their turn first,
+-- and what was reserved goes back.
+
+local arguments = tonumber(ARGV[2])
+local ended = complete(KEYS, {unpack(ARGV, 3, 2 + arguments)})
+local next_one = {unpack(ARGV, 3 + arguments)}
+local others = SESSION_KEYS + (#next_one > 0 and 5 or 0)
+
+if #KEYS > others and redis.call('EXISTS', unpack(KEYS, others + 1)) > 0 then
+  if #next_one > 0 then redis.call('RPUSH', RUN, cjson.encode({next_one[2], next_one[1]})) end
+  return {ended, {}, false, false}
+end
+
+local claimed = {}
+if #next_one > 0 then
+  SESSION, INFLIGHT, WAITING, BACKLOG, IDS = unpack(KEYS, SESSION_KEYS + 1, SESSION_KEYS + 5)
+  paused = false   -- that was the other
+  claimed = claim(KEYS, next_one)
+end
+local entry = #claimed == 0 and redis.call('RPOP', RUN)
+local reserved = redis.call('LLEN', RUN) > tonumber(ARGV[1]) and redis.call('RPOP', RUN)
+return {ended, claimed, entry, reserved}
