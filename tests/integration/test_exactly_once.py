@@ -753,8 +753,8 @@ BROKEN = {
         26,
         {
             "complete": [
-                ("INFLIGHT, 0, #ARGV - 10", "INFLIGHT, 0, -1"),
-                ("if not done[item.id] then break end", ""),
+                ("INFLIGHT, 0, #ARGV - 8", "INFLIGHT, 0, -1"),
+                ("if not done[item.id] then", "if false then"),
             ]
         },
     ),
