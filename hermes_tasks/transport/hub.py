@@ -1,7 +1,8 @@
-"""The event loop of a worker: what it has half read survives the loss of a connection."""
+"""The event loop of a worker, which runs for months and through many a lost connection."""
 
 from __future__ import annotations
 
+import heapq
 from contextlib import suppress
 from inspect import GEN_SUSPENDED, getgeneratorstate, isgenerator
 from typing import Any
@@ -9,9 +10,15 @@ from typing import Any
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 from kombu.utils.compat import fileno
 
+#: Timers that an event loop may keep though they were cancelled.
+CANCELLED = 1_000
+
 
 class SessionHub(Hub):
-    """Kombu's event loop, of which a reset spares what is half read.
+    """Kombu's event loop, of which a reset spares what is half read, and which forgets timers.
+
+    Celery sets a timer for the time limit of every task, and cancels it when the task ends. Kombu
+    keeps it until its time would have come: minutes' worth of tasks, hundreds of megabytes.
 
     Celery resets the loop when the broker's connection is lost, and then registers the pipes of its
     pool again. A long answer of a pool process comes in pieces. Kombu drops the generator that has
@@ -19,6 +26,20 @@ class SessionHub(Hub):
     one, and waits for that many bytes: the task never ends, and its slot is never free again. A
     task that fails because its own connection was lost at that moment gives just such an answer.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._most_timers = CANCELLED
+
+    def fire_timers(self, *args: Any, **options: Any) -> Any:
+        """Call what is due. Once in a while, those that were cancelled are dropped before."""
+        queue = self.timer._queue
+        if len(queue) > self._most_timers:
+            queue[:] = [timer for timer in queue if not timer.entry.canceled]
+            heapq.heapify(queue)
+            # Of those that stay few are cancelled soon: not until they have doubled.
+            self._most_timers = max(CANCELLED, 2 * len(queue))
+        return super().fire_timers(*args, **options)
 
     def reset(self) -> None:
         """Forget all readers and writers but those that have read a part of something."""

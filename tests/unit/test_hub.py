@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from kombu.asynchronous import get_event_loop, set_event_loop
 
-from hermes_tasks.transport.hub import SessionHub
+from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport.hub import CANCELLED, SessionHub
 
 
 @pytest.fixture
@@ -69,3 +70,15 @@ def test_the_loop_that_is_reset_stays_the_current_one(hub: SessionHub) -> None:
     """By it an acknowledgement knows that it may pop the next session."""
     hub.reset()
     assert get_event_loop() is hub
+
+
+def test_timers_that_were_cancelled_are_not_kept(hub: SessionHub) -> None:
+    called: list[int] = []
+    for number in (3, 1, 2):
+        hub.call_later(number / 1000, called.append, number)
+    for _task in range(5 * CANCELLED):
+        hub.call_later(600, called.append, 0).cancel()
+        hub.fire_timers()
+    assert len(hub.timer) <= CANCELLED + 1
+    wait_until(lambda: hub.fire_timers() and len(called) == 3, 5.0, "the timers that were not")
+    assert called == [1, 2, 3]
