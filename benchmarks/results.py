@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -229,6 +230,7 @@ def measured(
     contenders: Mapping[str, Run],
     kinds: Mapping[str, Kind],
     limit: tuple[str, Run] | None = None,
+    at_once: int = 1,
 ) -> list[Figure]:
     """Run the contenders in turn, ``runs`` times each, so that noise meets all of them alike.
 
@@ -237,12 +239,16 @@ def measured(
         contenders: by name, ours first.
         kinds: the figures that a run gives.
         limit: runs in turn with them; it may lack figures that have no limit.
+        at_once: contenders that run at the same time, where most of what they do is waiting.
     """
-    every = dict(contenders)
-    if limit is not None:
-        assert limit[0] not in every, "a limit is named as a contender is"
-        every[limit[0]] = limit[1]
-    found = [(name, run()) for _ in range(runs) for name, run in every.items()]
+    assert limit is None or limit[0] not in contenders, "a limit is named as a contender is"
+    found: list[tuple[str, Mapping[str, float | None]]] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in range(runs):
+            results = pool.map(lambda run: run(), contenders.values())
+            found += zip(contenders, results, strict=True)
+            if limit is not None:
+                found.append((limit[0], limit[1]()))
     return [figure(name, kind, found, limit[0] if limit else "") for name, kind in kinds.items()]
 
 

@@ -18,6 +18,8 @@ after a tenth of the turns, when caches are full, and after all of them: anythin
 a turn or of a session would show. Every portion of turns is of sessions that the worker has not
 seen before.
 """
+#: More sessions than any cache of a worker keeps.
+CACHED = 5_000
 #: Turns that are queued at a time, and sessions that they are of.
 PORTION, SESSIONS = 10_000, 200
 MEGABYTE = 1 << 20
@@ -33,12 +35,16 @@ def run(plan: Plan) -> Iterator[Table]:
         world.wait_consuming(1)
         (worker,) = world.workers
         sender = world.sender()
+        # Caches that keep what they have been asked for: full.
+        sender.go(sessions=CACHED, turns=1, name="before")
+        if not world.wait(CACHED):
+            raise TimeoutError(f"{world.count():,} of {CACHED:,} turns: {world.log()[-1000:]}")
         for done in range(PORTION, total + 1, PORTION):
             # Queued while it stands still, so that it writes batches of fifty.
             world.signal(signal.SIGSTOP)
             sender.go(sessions=SESSIONS, turns=PORTION // SESSIONS, name=f"after{done}-")
             world.signal(signal.SIGCONT)
-            if not world.wait(done):
+            if not world.wait(CACHED + done):
                 raise TimeoutError(f"{world.count():,} of {done:,} turns: {world.log()[-1000:]}")
             if done in after:
                 of_main, of_pool = resident(worker.pid)

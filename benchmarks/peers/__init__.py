@@ -101,7 +101,7 @@ RQ = Peer(
     "rq_job",
     (sys.executable, "-m", _MODULE + "rq_job"),
     slots=1,
-    share=0.1,
+    share=0.05,
 )
 HUEY = Peer(
     "Huey",
