@@ -25,11 +25,13 @@ class Stencil:
 
     Attributes:
         before: the beginning of an envelope, up to the turn's id.
-        after: what follows on the description of the turn's arguments.
+        between: what follows on that, up to the description of the turn's arguments.
+        after: what follows on it.
         options: of the push.
     """
 
     before: str
+    between: str
     after: str
     options: dict[str, Any]
 
@@ -37,16 +39,20 @@ class Stencil:
     def of(cls, push: Push) -> Self | None:
         """That of a message whose only headers are Celery's; ``None``: there can be none."""
         envelope = loads(push.message.partition("\n")[0])
-        headers = envelope.get("headers", {})
-        id, shown = headers.pop("id", None), headers.pop("argsrepr", None)
-        if id != push.options["id"] or shown is None or not envelope.pop("args", False):
-            return None
-        rest = dumps(envelope, separators=(",", ":"))
+        if isinstance(envelope, list):
+            task, id, shown, *rest = envelope
+            texts = f"[{_json(task)},", ",", f",{_json(rest)[1:]}"
+        else:
+            headers = envelope.get("headers", {})
+            id, shown = headers.pop("id", None), headers.pop("argsrepr", None)
+            if shown is None or not headers or not envelope.pop("args", False):
+                return None
+            others = _json({"headers": headers, "args": True, **envelope})
+            texts = '{"headers":{"id":', ',"argsrepr":', f",{others[12:]}"
         # Whatever else depends on the turn is not understood here.
-        if id in rest or push.session in rest or not rest.startswith('{"headers":{'):
+        if id != push.options["id"] or any(id in text or push.session in text for text in texts):
             return None
-        before, after = rest[:12], rest[12:]
-        return cls(f'{before}"id":', f'{after[:-1]},"args":true}}', push.options)
+        return cls(*texts, push.options)
 
     @property
     def is_enough(self) -> bool:
@@ -62,10 +68,15 @@ class Stencil:
             text: the same as JSON.
             options: of the push, where they differ.
         """
-        shown = dumps(f"({turn.describe()})")
-        envelope = f'{self.before}"{turn.turn_id}","argsrepr":{shown},{self.after}'
+        shown = _json(f"({turn.describe()})")
+        envelope = f'{self.before}"{turn.turn_id}"{self.between}{shown}{self.after}'
         return Push(
             session,
             f"{envelope}\n[{text}]",
             {**self.options, "id": turn.turn_id, "size": turn.size, **options},
         )
+
+
+def _json(value: Any) -> str:
+    text: str = dumps(value, separators=(",", ":"))
+    return text

@@ -42,6 +42,7 @@ from hermes_tasks.transport.sessions import (
     SessionStore,
     run_id_of,
 )
+from hermes_tasks.transport.wire import SETTLE_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ TOKEN_PREFIX = "session:"  # noqa: S105
 #: Headers that steer the transport and are not part of the message.
 TOKEN_HEADER = "session_token"  # noqa: S105
 SIZE_HEADER = "session_size"
-SETTLE_HEADER = "session_settle"
 ALONE_HEADER = "session_alone"
+UNANSWERED_HEADER = "session_unanswered"
 SENDER_HEADERS = ("session_gateway", "session_number", "session_previous")
 
 #: Seconds that a consumer may take for its next look at the run queue before it counts as standing
@@ -515,6 +516,8 @@ def _prepare(message: dict[str, Any], queue: str) -> tuple[str, dict[str, Any]]:
     token = headers.pop(TOKEN_HEADER, None) or ""
     gateway, number, previous = (headers.pop(name, None) for name in SENDER_HEADERS)
     alone = headers.pop(ALONE_HEADER, False)
+    if headers.pop(UNANSWERED_HEADER, False):
+        properties = {name: value for name, value in properties.items() if name != "reply_to"}
     size = int(headers.pop(SIZE_HEADER, None) or 1)
     # An ETA would park the message, and with it the session, in a worker's memory.
     delay = _delay(headers.get("eta"))
@@ -525,7 +528,7 @@ def _prepare(message: dict[str, Any], queue: str) -> tuple[str, dict[str, Any]]:
     kind = _kind(
         str(headers.get("task")), str(message["content-type"]), str(message["content-encoding"])
     )
-    text = wire.pack({**message, "headers": headers}, queue)
+    text = wire.pack({**message, "headers": headers, "properties": properties}, queue)
     return text, {
         "id": str(headers.get("id") or properties["delivery_tag"]),
         "size": size,

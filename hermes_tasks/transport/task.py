@@ -8,10 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 from celery import Task
+from celery.backends.base import DisabledBackend
 from kombu import Exchange, Queue
 
-from hermes_tasks.transport.channel import ALONE_HEADER, SETTLE_HEADER
+from hermes_tasks.transport.channel import ALONE_HEADER, UNANSWERED_HEADER
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
+from hermes_tasks.transport.wire import SETTLE_HEADER
 
 #: Options of ``apply_async`` that belong to one message and would be lost in a batch.
 _PERSONAL = ("link", "link_error", "chord", "chain", "group_id", "time_limit", "soft_time_limit")
@@ -97,6 +99,11 @@ class BatchTask(OrderedTask):
         headers = {**(options.pop("headers", None) or {}), SETTLE_HEADER: "commit"}
         if link or link_error or any(options.get(name) for name in _PERSONAL):
             headers[ALONE_HEADER] = True
+        if isinstance(self.backend, DisabledBackend):
+            # Nobody here can receive a result: the message need not say where to send it.
+            headers[UNANSWERED_HEADER] = True
+        # A worker knows the limits of the task itself.
+        options = {"time_limit": None, "soft_time_limit": None, **options}
         return super().apply_async(
             args, kwargs, task_id, producer, link, link_error, shadow, headers=headers, **options
         )

@@ -4,7 +4,12 @@
 called with. So a body is neither quoted into JSON nor put into base64, and who only needs the
 envelope (the main process of a worker, which hands the body on) never reads it. Kept out of the
 envelope is what Celery's protocol 2 says of nearly every message, and what follows from its queue
-and its id: a turn of 1 KB takes 1.5 KB instead of 2.7 KB.
+and its id: a turn of 1 KB takes 1.4 KB instead of 2.7 KB.
+
+A message of a :class:`~.task.BatchTask` that nobody waits for has nothing else to say than a few
+headers. They are its envelope: ``[task, id, argsrepr, origin]``, and a mapping of the others if
+there are any. It settles by commit, its body is what lies between the brackets of its positional
+arguments, and it has no properties of its own.
 
 A message without a newline is one of Kombu's own form, as older gateways send them.
 """
@@ -12,7 +17,6 @@ A message without a newline is one of Kombu's own form, as older gateways send t
 from __future__ import annotations
 
 from base64 import b64decode
-from copy import deepcopy
 from typing import Any
 
 from kombu.utils.json import dumps, loads
@@ -32,9 +36,12 @@ _HEADERS: dict[str, Any] = {
     "replaced_task_nesting": 0,
     "stamped_headers": None,
 }
-#: The same, of values that whoever reads a message may change.
-_FRESH_HEADERS: dict[str, Any] = {"timelimit": [None, None], "stamps": {}}
 _PROPERTIES: dict[str, Any] = {"delivery_mode": 2, "priority": 0}
+#: The header that says how a task settles; those that say it themselves "commit".
+SETTLE_HEADER = "session_settle"
+#: What a short envelope names, in this order, and what else it says of itself.
+_NAMED = ("task", "id", "argsrepr", "origin")
+_SAID = {*_NAMED, SETTLE_HEADER}
 #: Headers that Celery repeats among the properties.
 _REPEATED = ("argsrepr", "kwargsrepr")
 
@@ -60,10 +67,8 @@ def pack(message: dict[str, Any], queue: str) -> str:
     }
     if headers.get("task"):
         id = headers.get("id")
-        usual = {**_HEADERS, **_FRESH_HEADERS, "root_id": id}
-        kept = _unusual(headers, usual)
+        envelope["headers"] = _unusual(headers, _usual_headers(id))
         own = _unusual(properties, {**_PROPERTIES, "correlation_id": id, **_repeated(headers)})
-        envelope["headers"] = kept
     else:
         own = dict(properties)
         envelope["headers"] = headers
@@ -80,8 +85,33 @@ def pack(message: dict[str, Any], queue: str) -> str:
     if body.startswith(_HEAD) and body.endswith(_TAIL):
         envelope["args"] = True
         body = body[len(_HEAD) : -len(_TAIL)]
-    envelope["properties"] = own
-    return f"{dumps(envelope, separators=(',', ':'))}\n{body}"
+    line: Any = None
+    if not own and envelope.keys() == {"headers", "args"}:
+        line = _line_of_batch(envelope["headers"])
+    if line is None:
+        line = {**envelope, "properties": own}
+    return f"{dumps(line, separators=(',', ':'))}\n{body}"
+
+
+def _usual_headers(id: Any) -> dict[str, Any]:
+    # Values that whoever reads a message may change are new ones each time.
+    return {**_HEADERS, "timelimit": [None, None], "stamps": {}, "root_id": id}
+
+
+def _line_of_batch(headers: dict[str, Any]) -> list[Any] | None:
+    """The short envelope of a message with these headers, if it can have that."""
+    if not headers.keys() >= _SAID or headers[SETTLE_HEADER] != "commit":
+        return None
+    others = {name: value for name, value in headers.items() if name not in _SAID}
+    return [*(headers[name] for name in _NAMED), *([others] if others else [])]
+
+
+def _message_of_batch(
+    task: Any, id: Any, argsrepr: Any, origin: Any, others: Any = None
+) -> dict[str, Any]:
+    headers = {"task": task, "id": id, "argsrepr": argsrepr, "origin": origin}
+    headers |= {SETTLE_HEADER: "commit", **(others or {})}
+    return {"headers": headers, "args": True, "properties": {}}
 
 
 def _unusual(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +130,8 @@ def unpack(text: str, queue: str = "") -> dict[str, Any]:
     """
     line, newline, body = text.partition("\n")
     try:
-        message: dict[str, Any] = loads(line)
+        said: Any = loads(line)
+        message: dict[str, Any] = _message_of_batch(*said) if isinstance(said, list) else said
         headers, properties = message["headers"], message["properties"]
         if not (isinstance(headers, dict) and isinstance(properties, dict)):
             raise TypeError
@@ -115,8 +146,8 @@ def unpack(text: str, queue: str = "") -> dict[str, Any]:
             message.setdefault(name, value)
         properties.setdefault("delivery_info", {"exchange": "", "routing_key": queue})
         if "task" in headers:
-            id, fresh = headers["id"], deepcopy(_FRESH_HEADERS)
-            message["headers"] = headers = {**_HEADERS, **fresh, "root_id": id, **headers}
+            id = headers["id"]
+            message["headers"] = headers = {**_usual_headers(id), **headers}
             usual = {**_PROPERTIES, "correlation_id": id, **_repeated(headers)}
             message["properties"] = {**usual, **properties}
     except Exception as error:  # noqa: BLE001 - Kombu's decoders raise whatever they like

@@ -27,11 +27,11 @@ SAID = [{"peer": "u", "content": 'so "wörd"\n'}, {"peer": "a", "content": "\n"}
 
 
 @pytest.fixture
-def new_sender() -> Iterator[Callable[[Settings], Sender]]:
+def new_sender() -> Iterator[Callable[..., Sender]]:
     links = []
 
-    def new(settings: Settings) -> Sender:
-        app = make_app(settings, set_as_current=False, backend="disabled")
+    def new(settings: Settings, backend: str = "disabled") -> Sender:
+        app = make_app(settings, set_as_current=False, backend=backend)
         links.append(Link(app, ""))
         return Sender(app, links[-1])
 
@@ -49,12 +49,12 @@ def said(push: Push | None) -> Any:
     """All that a message says, but for the app that made it."""
     assert push is not None
     message = wire.unpack(push.message)
-    del message["properties"]["reply_to"]
+    message["properties"].pop("reply_to", None)
     return {**asdict(push), "message": {**message, "body": json.loads(message["body"])}}
 
 
 def test_a_message_is_what_celery_makes_of_it(
-    settings: Settings, new_sender: Callable[[Settings], Sender]
+    settings: Settings, new_sender: Callable[..., Sender]
 ) -> None:
     turn = Turn.create("w", "telegram:42", SAID, peers={"u": {"observe_me": True}})
     conclusion = Conclusion.create("w", "s", "hermes", "igor", "Igor likes tea")
@@ -63,22 +63,27 @@ def test_a_message_is_what_celery_makes_of_it(
         encryption_keys=Fernet.generate_key().decode(),
     )
     sealed = keyring_of(sealing).seal(turn).to_json()
-    for its, rows in (
-        (settings, [row_of(turn), row_of(turn, attempted=True), row_of(conclusion)]),
-        (sealing, [row_of(turn, sealed), row_of(turn, sealed, attempted=True)]),
+    plain = [row_of(turn), row_of(turn, attempted=True), row_of(conclusion)]
+    for its, backend, rows in (
+        (settings, "disabled", plain),
+        (settings, "cache+memory://", plain),  # somebody may wait for a result
+        (sealing, "disabled", [row_of(turn, sealed), row_of(turn, sealed, attempted=True)]),
     ):
         # Given a gateway that has sent a turn of some other session
-        quick = new_sender(its)
+        quick = new_sender(its, backend)
         quick.pack(row_of(Turn.create("w", "first", SAID)), "i", None)
         assert quick._stencil is not None
         for row in rows:
             # If it packs another, I expect what one makes of it that asks Celery
             made = quick.pack(row, "i", 6).push
-            assert said(made) == said(new_sender(its).pack(row, "i", 6).push)
+            assert made is not None
+            assert ("reply_to" in made.message) is (backend != "disabled")
+            assert "timelimit" not in made.message  # workers have those of the task
+            assert said(made) == said(new_sender(its, backend).pack(row, "i", 6).push)
 
 
 def test_who_wants_to_know_of_messages_is_told_of_each(
-    settings: Settings, new_sender: Callable[[Settings], Sender]
+    settings: Settings, new_sender: Callable[..., Sender]
 ) -> None:
     told: list[str] = []
 
@@ -98,7 +103,7 @@ def test_who_wants_to_know_of_messages_is_told_of_each(
 
 
 def test_what_is_no_turn_is_refused_as_before(
-    settings: Settings, new_sender: Callable[[Settings], Sender]
+    settings: Settings, new_sender: Callable[..., Sender]
 ) -> None:
     sender = new_sender(settings)
     turn = Turn.create("w", "s", SAID)
