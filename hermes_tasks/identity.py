@@ -40,8 +40,8 @@ def honcho_id(raw: str, field: str = "id") -> str:
 
 @lru_cache(maxsize=1_000)  # a gateway has the same few sessions and peers again and again
 def _made(raw: str) -> str:
-    if _VALID.fullmatch(raw):
-        return raw
+    if valid := _VALID.fullmatch(raw):
+        return valid[0]  # a string, also where the key is a member of an enumeration of strings
     # `surrogatepass`: a key from a file name may hold lone surrogates, and is a key all the same.
     digest = hashlib.sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
     readable = _FOREIGN.sub("-", raw[: ID_LIMIT - _DIGEST_LENGTH - 1])

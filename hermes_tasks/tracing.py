@@ -116,7 +116,8 @@ class Traced:
             context.detach(token)
 
     def __enter__(self) -> Self:
-        self.attach()
+        if self._context is not None:
+            self.attach()
         return self
 
     def __exit__(

@@ -19,6 +19,7 @@ a peer; it travels like a turn, in the queue of its session. Both are made on th
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,7 @@ METADATA_DEPTH: Final = 5
 
 _OBSERVATION: Final = frozenset({"observe_me", "observe_others"})
 _MICROSECOND: Final = timedelta(microseconds=1)
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def session_key(backend: str, workspace: str, session: str) -> str:
@@ -193,6 +195,23 @@ class Turn:
         if self.ask:
             data["ask"] = True
         return data
+
+    def to_text(self) -> str:
+        """:meth:`to_json` as JSON text, in a third of the time: ids and times need no quoting."""
+        messages = ",".join(
+            [
+                f'{{"peer":"{m.peer}","content":{_encode(m.content)},"created_at":"{m.created_at}"'
+                + (f',"metadata":{_encode(m.metadata)}}}' if m.metadata else "}")
+                for m in self.messages
+            ]
+        )
+        peers = f',"peers":{_encode(self.peers)}' if self.peers else ""
+        ask = ',"ask":true' if self.ask else ""
+        return (
+            f'{{"v":{FORMAT},"turn_id":"{self.turn_id}","backend":"{self.backend}",'
+            f'"workspace":"{self.workspace}","session":"{self.session}",'
+            f'"messages":[{messages}]{peers}{ask}}}'
+        )
 
     @property
     def session_key(self) -> str:
@@ -346,6 +365,10 @@ class Conclusion:
             data["ask"] = True
         return data
 
+    def to_text(self) -> str:
+        """:meth:`to_json` as JSON text."""
+        return _encode(self.to_json())
+
     @property
     def session_key(self) -> str:
         """The name of its session among all backends and workspaces, see :func:`session_key`."""
@@ -390,7 +413,7 @@ def _turn_id(given: object) -> str:
         return uuid.uuid4().hex
     if not isinstance(given, str) or not is_turn_id(given):
         raise InvalidTurn("turn_id must be 1 to 100 characters of A-Z a-z 0-9 _ : -")
-    return given
+    return str.__str__(given)  # one of an enumeration of strings would print as its name
 
 
 def _check_backend(backend: object) -> None:

@@ -215,20 +215,19 @@ class TurnSync:
             return self._accept(conclusion, traced)
 
     def _accept(self, turn: Memory, traced: Traced) -> Receipt:
-        data = turn.to_json()
-        body = _encode(data)
+        body = turn.to_text()
         if len(body) > self.settings.turn_bytes:
             raise InvalidTurn(
                 f"the turn has {len(body)} bytes, at most {self.settings.turn_bytes} are sent: see "
                 "HERMES_TASKS_TURN_BYTES"
             )
-        if self._keyring:
-            data = self._keyring.seal(turn).to_json()
-        if carrier := traced.carrier():
-            data[tracing.CARRIER] = carrier
-            traced.set("messaging.message.id", turn.turn_id)
-            traced.set("messaging.message.conversation_id", turn.session_key)
+        carrier = traced.carrier()
         if carrier or self._keyring:
+            data = (self._keyring.seal(turn) if self._keyring else turn).to_json()
+            if carrier:
+                data[tracing.CARRIER] = carrier
+                traced.set("messaging.message.id", turn.turn_id)
+                traced.set("messaging.message.conversation_id", turn.session_key)
             body = _encode(data)
         self._spool.append(turn.session_key, turn.turn_id, body)
         self._publisher.wake()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -49,6 +50,23 @@ def test_a_turn_survives_the_way_through_json(
     data = turn.to_json()
     assert Turn.from_json(json.loads(json.dumps(data))) == turn
     assert Turn.from_json(json.loads(json.dumps(data, ensure_ascii=False).encode())) == turn
+    assert turn.to_text() == json.dumps(data, separators=(",", ":"))
+
+
+class Key(StrEnum):
+    """Keys of a gateway that names its sessions so."""
+
+    SESSION = "s"
+    TURN = "t"
+
+    def __format__(self, spec: str) -> str:
+        return "Key." + self.name
+
+
+def test_a_key_is_what_it_says_whatever_it_is_called() -> None:
+    turn = Turn.create("w", Key.SESSION, [message(peer=Key.SESSION)], turn_id=Key.TURN)
+    assert json.loads(turn.to_text()) == turn.to_json()
+    assert (turn.session, turn.turn_id, turn.session_key) == ("s", "t", "default:w:s")
 
 
 def test_the_json_form_says_only_what_there_is_to_say() -> None:
