@@ -367,21 +367,24 @@ def test_turns_survive_a_gateway_killed_at_any_moment(
     start_worker: Callable[[], Any],
     honcho: HonchoServer,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Given gateways that are killed, one after another, while they accept and publish,
+    # Given room for all that four gateways can accept before they die,
+    monkeypatch.setenv("HERMES_TASKS_BACKLOG_LIMIT", "2000")
+    # gateways that are killed, one after another, while they accept and publish,
     start_worker()
     accepted: list[str] = []
     for kill_after in (1, 7, 40, 90):
         # One may have been accepted that the process died before it could name.
         first = int(accepted[-1]) + 2 if accepted else 0
-        with start_gateway(settings, tmp_path / "outbox", first, first + 400) as process:
+        with start_gateway(settings, tmp_path / "outbox", first, first + 200) as process:
             assert process.stdout is not None
             accepted += [process.stdout.readline().strip() for _ in range(kill_after)]
             process.kill()
             # What it said before it died counts as well.
             accepted += accepted_by(process)
     # if another one comes,
-    gateway = make_gateway()
+    gateway = make_gateway(settings=settings.model_copy(update={"backlog_limit": 2000}))
     assert gateway.flush(session=SESSION, timeout=60)
     # I expect what was accepted, once and in order
     log = written(honcho)
