@@ -21,7 +21,7 @@ from benchmarks.world import World
 from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
-from hermes_tasks.transport.sessions import Outcome
+from hermes_tasks.transport.answers import Outcome
 
 TITLE = "Cost against size"
 ABOUT = """

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from hermes_tasks.transport import Progress, SessionStore
+from hermes_tasks.transport.answers import Doubt
 from hermes_tasks.transport.reading import page_of, progress_of, queued_in
-from hermes_tasks.transport.sessions import Doubt
 from hermes_tasks.transport.trace import readable
 
 #: The states by which sessions can be listed.

@@ -78,7 +78,7 @@ Transport options
 ``session_batch_messages``, ``session_batch_size``, ``session_max_attempts``,
 ``session_retry_first``, ``session_retry_longest``, ``session_lease_max_age``,
 ``session_message_limit``: see
-:class:`~hermes_tasks.transport.sessions.SessionOptions`. All of :mod:`kombu.transport.redis` work,
+:class:`~hermes_tasks.transport.options.SessionOptions`. All of :mod:`kombu.transport.redis` work,
 ``global_keyprefix`` included. ``session_meet``, a callable, is told the run id of the Redis process
 at the other end of every new connection, before anything is sent over it; what it raises refuses
 the connection. ``session_made``, a callable, is told every connection of redis-py when it is made,
@@ -89,17 +89,14 @@ from __future__ import annotations
 
 from kombu import Exchange, Queue
 
+from hermes_tasks.transport.answers import Progress, PushAnswer
 from hermes_tasks.transport.channel import push_answers
 from hermes_tasks.transport.keeper import private_store
 from hermes_tasks.transport.keys import DEFAULT_PREFIX, Names
 from hermes_tasks.transport.lease import BatchMessage, SessionLease
+from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.pushing import Push, collected_pushes, push_all
-from hermes_tasks.transport.sessions import (
-    Progress,
-    PushAnswer,
-    SessionOptions,
-    SessionStore,
-)
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.task import BatchResult, BatchTask, OrderedTask, session_queue
 from hermes_tasks.transport.transport import (
     SentinelTransport,

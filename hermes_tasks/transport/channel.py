@@ -27,21 +27,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from hermes_tasks.transport import celery_state, events, wire
+from hermes_tasks.transport.answers import Claimed, Entry, Item, Outcome, PushAnswer
 from hermes_tasks.transport.keeper import Holding, Keeper, Wanted, holding_of, keeper_for
 from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.packing import pack_quickly
 from hermes_tasks.transport.pushing import Push, collect, tell_drops
 from hermes_tasks.transport.scripts import session_script
-from hermes_tasks.transport.sessions import (
-    Claimed,
-    Entry,
-    Item,
-    Outcome,
-    PushAnswer,
-    SessionOptions,
-    SessionStore,
-    run_id_of,
-)
+from hermes_tasks.transport.sessions import SessionStore, run_id_of
 from hermes_tasks.transport.wire import SETTLE_HEADER
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from hermes_tasks.transport import events
+from hermes_tasks.transport.answers import Claimed, Completed, Entry, Outcome
 from hermes_tasks.transport.dead import DeadLetters
-from hermes_tasks.transport.sessions import Claimed, Completed, Entry, Outcome, SessionStore
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.trace import log_given_up
 
 if TYPE_CHECKING:

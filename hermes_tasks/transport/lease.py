@@ -19,8 +19,9 @@ from kombu.transport.virtual import Channel
 
 from hermes_tasks.errors import GivenUp, LeaseLost, SessionHeld
 from hermes_tasks.transport import events, wire
+from hermes_tasks.transport.answers import Doubt
 from hermes_tasks.transport.keeper import private_store
-from hermes_tasks.transport.sessions import Doubt, SessionStore
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.trace import log_given_up
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import Any
 from redis.exceptions import NoScriptError, RedisError
 
 from hermes_tasks.transport import events
+from hermes_tasks.transport.answers import PushAnswer
 from hermes_tasks.transport.scripts import session_script
-from hermes_tasks.transport.sessions import PushAnswer, SessionStore
+from hermes_tasks.transport.sessions import SessionStore
 
 logger = logging.getLogger(__name__)
 

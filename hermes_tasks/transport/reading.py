@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote, unquote
 
+from hermes_tasks.transport.answers import Doubt, Progress
 from hermes_tasks.transport.scripts import run_all, script, session_script
-from hermes_tasks.transport.sessions import Doubt, Progress, SessionStore
+from hermes_tasks.transport.sessions import SessionStore
 
 #: Of so many sessions the lag is told that none of them exceeds.
 SHARES = (0.5, 0.95, 0.99)

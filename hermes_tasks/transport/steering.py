@@ -13,8 +13,9 @@ from redis.client import PubSub
 from redis.exceptions import NoPermissionError
 
 from hermes_tasks.transport import events
+from hermes_tasks.transport.answers import Progress
 from hermes_tasks.transport.scripts import session_script
-from hermes_tasks.transport.sessions import Progress, SessionStore, one_line
+from hermes_tasks.transport.sessions import SessionStore, one_line
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from hermes_tasks.gate import Gate, Hold, Policy
 from hermes_tasks.gate.check import Check
 from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.transport.answers import Item, Outcome
 from hermes_tasks.transport.check import Fault
 from hermes_tasks.transport.dead import DeadLetters
-from hermes_tasks.transport.sessions import Item, Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.steering import Steering
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)

@@ -20,8 +20,8 @@ from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import clean_environment
 from hermes_tasks.transport import SessionStore
+from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Outcome
 from tests.conftest import StartWorker
 from tests.integration.commands import Commands
 from tests.integration.test_cli import assert_one_line, hermes_tasks

@@ -11,10 +11,12 @@ import redis
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import wire
+from hermes_tasks.transport.answers import Claimed, Outcome
 from hermes_tasks.transport.dead import DeadLetters
 from hermes_tasks.transport.keeper import Keeper
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Claimed, Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.sessions import SessionStore
 from tests.integration.test_session_model import Edits, edited_scripts, set_clock
 
 S = "default:ws:s"

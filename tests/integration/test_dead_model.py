@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.check import Fault, Snapshot, faults, look
 from hermes_tasks.transport.dead import DeadLetters, Retried
-from hermes_tasks.transport.sessions import Outcome
 from tests.integration.test_session_model import (
     OPTIONS,
     QUICK,

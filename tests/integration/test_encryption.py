@@ -21,8 +21,8 @@ from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
+from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Outcome
 from tests.conftest import StartWorker
 from tests.marker import Marker
 

@@ -46,12 +46,14 @@ from hermes_tasks.honcho.client import HonchoClient
 from hermes_tasks.honcho.deadline import Call
 from hermes_tasks.honcho.writer import Writer
 from hermes_tasks.testing.servers import EmbeddedValkey
+from hermes_tasks.transport.answers import Claimed, Outcome
 from hermes_tasks.transport.check import repair
 from hermes_tasks.transport.dead import DeadLetters
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.lease import SEND_WITHIN, BatchMessage, SessionLease
+from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.scripts import script
-from hermes_tasks.transport.sessions import Claimed, Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.turns import Conclusion, Memory, Turn
 from tests.integration.test_gate_model import CLOCK, Edits, edited_scripts
 from tests.integration.test_session_model import START, set_clock

@@ -24,7 +24,7 @@ from hermes_tasks.gateway import flush
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
-from hermes_tasks.transport.sessions import Claimed, Outcome
+from hermes_tasks.transport.answers import Claimed, Outcome
 
 SECRET = "what nobody but Honcho may read"
 WORKSPACE = "w"

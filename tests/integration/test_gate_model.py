@@ -40,7 +40,9 @@ from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, Release, State
 from hermes_tasks.gate.rules import GateRules
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import scripts
-from hermes_tasks.transport.sessions import Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.answers import Outcome
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.steering import Steering
 from tests.integration.hunting import seed_decides
 

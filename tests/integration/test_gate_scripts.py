@@ -30,8 +30,10 @@ from hermes_tasks.gate import (
 )
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.transport import scripts
+from hermes_tasks.transport.answers import Claimed, Outcome
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Claimed, Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.sessions import SessionStore
 
 START = 1_800_000_000.0
 NAME = "default:ws"

@@ -22,9 +22,11 @@ from hermes_tasks.testing.deployment import Deployment
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.keeper import Keeper
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Outcome, SessionOptions, SessionStore
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.turns import Turn
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)

@@ -13,16 +13,11 @@ import redis
 
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport.answers import Claimed, Entry, Outcome
 from hermes_tasks.transport.keeper import Keeper, Wanted
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import (
-    PLENTY,
-    Claimed,
-    Entry,
-    Outcome,
-    SessionOptions,
-    SessionStore,
-)
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.sessions import PLENTY, SessionStore
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 

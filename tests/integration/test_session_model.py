@@ -43,8 +43,7 @@ from hypothesis.stateful import (
 from hermes_tasks.ops.overview import LAG_BOUNDS
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import scripts
-from hermes_tasks.transport.reading import unsettled
-from hermes_tasks.transport.sessions import (
+from hermes_tasks.transport.answers import (
     Claimed,
     Completed,
     Doubt,
@@ -54,9 +53,10 @@ from hermes_tasks.transport.sessions import (
     Item,
     Outcome,
     PushAnswer,
-    SessionOptions,
-    SessionStore,
 )
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.reading import unsettled
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.steering import Dropped, Steering, Woken
 from tests.integration.hunting import seed_decides
 

@@ -13,10 +13,7 @@ import redis
 
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.testing.waiting import wait_until
-from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.lease import BatchMessage, SessionLease
-from hermes_tasks.transport.scripts import script
-from hermes_tasks.transport.sessions import (
+from hermes_tasks.transport.answers import (
     Claimed,
     Completed,
     Doubt,
@@ -24,9 +21,12 @@ from hermes_tasks.transport.sessions import (
     Exchanged,
     Outcome,
     PushAnswer,
-    SessionOptions,
-    SessionStore,
 )
+from hermes_tasks.transport.keys import Names
+from hermes_tasks.transport.lease import BatchMessage, SessionLease
+from hermes_tasks.transport.options import SessionOptions
+from hermes_tasks.transport.scripts import script
+from hermes_tasks.transport.sessions import SessionStore
 
 S = "default:ws:s"
 OPTIONS = SessionOptions(

@@ -15,8 +15,8 @@ from hermes_tasks.gate import Policy
 from hermes_tasks.gate.check import Check
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.transport import SessionStore
+from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Outcome
 from hermes_tasks.turns import Turn
 from tests.integration.commands import Commands
 from tests.integration.test_cli import assert_one_line, celery

@@ -19,9 +19,10 @@ from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, State
 from hermes_tasks.gateway.obstacle import in_redis, still_syncing
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.testing.waiting import wait_until
+from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.dead import DeadLetters
 from hermes_tasks.transport.keys import Names
-from hermes_tasks.transport.sessions import Outcome, SessionStore
+from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.steering import Steering, Woken
 from tests.integration.test_session_scripts import (
     LANDING,

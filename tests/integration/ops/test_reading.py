@@ -31,8 +31,8 @@ from hermes_tasks.ops.index import Index
 from hermes_tasks.testing.servers import EmbeddedValkey, Server
 from hermes_tasks.transport import SessionOptions, SessionStore
 from hermes_tasks.transport import check as checking
+from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.dead import DeadLetters
-from hermes_tasks.transport.sessions import Outcome
 from hermes_tasks.transport.steering import Steering
 from tests.integration.ops.many import GATE, fill
 
