@@ -17,7 +17,7 @@ from hermes_tasks.transport.keeper import Keeper
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.sessions import SessionStore
-from tests.integration.test_session_model import Edits, edited_scripts, set_clock
+from tests.integration.editing import Edits, edited_scripts, set_clock
 
 S = "default:ws:s"
 OPTIONS = SessionOptions(

@@ -1,7 +1,7 @@
 """Dead letters that are retried, whatever else goes on, against the invariants of the sessions.
 
 What is put back must be asked about, must never be written before what was written already, and
-must not be lost: the machine of ``test_session_model`` knows all of that, and holds it after every
+must not be lost: the machine of ``session_model`` knows all of that, and holds it after every
 step. And `hermes-tasks check` must find nothing wrong with any of the states it comes to.
 """
 
@@ -20,14 +20,8 @@ from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.check import Fault, Snapshot, faults, look
 from hermes_tasks.transport.dead import DeadLetters, Retried
-from tests.integration.test_session_model import (
-    OPTIONS,
-    QUICK,
-    SESSIONS,
-    SessionMachine,
-    Work,
-    run,
-)
+from tests.integration.session_model.machine import QUICK, SessionMachine, Work, run
+from tests.integration.session_model.store import OPTIONS, SESSIONS
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 

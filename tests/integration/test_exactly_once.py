@@ -55,8 +55,8 @@ from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.scripts import script
 from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.turns import Conclusion, Memory, Turn
-from tests.integration.test_gate_model import CLOCK, Edits, edited_scripts
-from tests.integration.test_session_model import START, set_clock
+from tests.integration.editing import CLOCK, Edits, edited_scripts, set_clock
+from tests.integration.session_model.store import START
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 

@@ -18,8 +18,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +38,11 @@ from hypothesis.stateful import (
 from hermes_tasks.gate import Ended, Gate, Go, Hold, Policy, Release, State
 from hermes_tasks.gate.rules import GateRules
 from hermes_tasks.testing.servers import EmbeddedValkey
-from hermes_tasks.transport import scripts
 from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.steering import Steering
+from tests.integration.editing import CLOCK, Edits, edited_scripts
 from tests.integration.hunting import seed_decides
 
 only_valkey = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
@@ -69,41 +68,6 @@ POLICIES = (
         **{name: getattr(POLICY, name) for name in POLICY.__slots__} | {"rate": 0.7, "burst": 2}
     ),
 )
-
-# -- the clock, and scripts with a rule undone ----------------------------------------------------
-
-Edits = Mapping[str, Sequence[tuple[str, str]]]
-
-CLOCK = "clock"
-_TIME = "redis.call('TIME')"
-_TEST_TIME = f"redis.call('HMGET', '{CLOCK}', 's', 'us')"
-
-
-@contextmanager
-def edited_scripts(edits: Edits) -> Iterator[None]:
-    """All scripts on the test's clock, with texts replaced; each must be there exactly once."""
-    original = scripts._text
-
-    def edited(name: str, package: str = scripts.__package__) -> str:
-        text = original(name, package)
-        for old, new in edits.get(name, ()):
-            if text.count(old) != 1:  # not an AssertionError, which would be taken for a find
-                raise LookupError(f"{name}.lua has changed: {old!r}")
-            text = text.replace(old, new)
-        return text.replace(_TIME, _TEST_TIME)
-
-    def forget() -> None:
-        for cached in (scripts.script, scripts.session_script, scripts.script_of):
-            cached.cache_clear()
-
-    scripts._text = edited
-    forget()
-    try:
-        yield
-    finally:
-        scripts._text = original
-        forget()
-
 
 # -- the machine ----------------------------------------------------------------------------------
 

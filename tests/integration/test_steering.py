@@ -1,7 +1,7 @@
 """An operator's hand on one session: paused, resumed, dropped, woken, waited for.
 
 That no other session is touched, and that no order of these leaves a session stuck, is what the
-machine of ``test_session_model.py`` looks for.
+machine of ``session_model`` looks for.
 """
 
 from __future__ import annotations
