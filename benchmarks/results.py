@@ -243,12 +243,16 @@ def measured(
     """
     assert limit is None or limit[0] not in contenders, "a limit is named as a contender is"
     found: list[tuple[str, Mapping[str, float | None]]] = []
-    with ThreadPoolExecutor(at_once) as pool:
-        for _ in range(runs):
-            results = pool.map(lambda run: run(), contenders.values())
-            found += zip(contenders, results, strict=True)
-            if limit is not None:
-                found.append((limit[0], limit[1]()))
+    for _ in range(runs):
+        if at_once == 1:
+            # In this thread, which Ctrl-C ends with all that it has started.
+            found += [(name, run()) for name, run in contenders.items()]
+        else:
+            with ThreadPoolExecutor(at_once) as pool:
+                results = pool.map(lambda run: run(), contenders.values())
+                found += zip(contenders, results, strict=True)
+        if limit is not None:
+            found.append((limit[0], limit[1]()))
     return [figure(name, kind, found, limit[0] if limit else "") for name, kind in kinds.items()]
 
 

@@ -170,7 +170,8 @@ class World:
     def start(self, processes: int = 1) -> None:
         """Start workers, as many as the contender needs if that is more."""
         for _ in range(max(processes, self.peer.shards) if self.peer.store else 0):
-            number = self._started
+            # Of shards, those of a worker that was killed are its successor's.
+            number = self._started % self.peer.shards if self.peer.shards else self._started
             self._started += 1
             words = {"slots": self.slots, "worker": number, "pool": self._pool}
             log = (self._directory / f"worker-{number}.log").open("ab")

@@ -13,7 +13,13 @@ from benchmarks.peers import loop
 
 # What a dead worker had is given to another after so many ms. It reads from the stream's beginning,
 # or it would not see what was sent before it first started.
-broker = RedisStreamBroker(os.environ["BENCH_BROKER"], idle_timeout=15_000, consumer_id="0")
+broker = RedisStreamBroker(
+    os.environ["BENCH_BROKER"],
+    idle_timeout=15_000,
+    consumer_id="0",
+    # A worker that dies while it looks for what the dead had keeps the lock no longer than this.
+    unacknowledged_lock_timeout=15.0,
+)
 
 
 @broker.task(task_name="sync_turn")
