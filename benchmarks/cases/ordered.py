@@ -39,7 +39,7 @@ KINDS = {
 
 def run(plan: Plan) -> Iterator[Table]:
     """Turns a second, and sessions out of order."""
-    yield case(plan, 200, 10 if plan.full else 4)
+    yield case(plan, 200, 10 if plan.full else 3)
     yield case(plan, 1, 300 if plan.full else 100)
 
 

@@ -34,6 +34,8 @@ PARTS = (
 
 def run(plan: Plan) -> Iterator[Table]:
     """Microseconds of CPU a turn."""
+    if not plan.full:
+        return
     contenders: dict[str, Run] = {
         f"{OURS.name}, batches": partial(measure, OURS, BATCHED_TURNS),
         f"{OURS.name}, one by one": partial(measure, OURS, TURNS, env=ONE),

@@ -46,6 +46,11 @@ def run(plan: Plan) -> Iterator[Table]:
         yield scaling(plan)
 
 
+def turns_of(plan: Plan) -> int:
+    """Of a run whose contenders write them one by one."""
+    return TURNS if plan.full else TURNS // 2
+
+
 def rates(plan: Plan, contenders: Mapping[str, Run]) -> list[Figure]:
     """Of contenders and limit, in turn."""
     return measured(plan.runs, contenders, KINDS, LIMIT)
@@ -53,9 +58,11 @@ def rates(plan: Plan, contenders: Mapping[str, Run]) -> list[Figure]:
 
 def prefork(plan: Plan) -> Table:
     """Batches of one against stock Celery: the same pool, the same number of processes."""
+    peers = (STOCK, DEFAULTS) if plan.full else (STOCK,)
+    total = turns_of(plan)
     contenders: dict[str, Run] = {
-        peer.name: partial(measure, peer, 100, TURNS, pool="prefork", slots=2, env=ONE)
-        for peer in (OURS, STOCK, DEFAULTS)
+        peer.name: partial(measure, peer, 100, total, pool="prefork", slots=2, env=ONE)
+        for peer in (OURS, *peers)
     }
     (rate,) = rates(plan, contenders)
     table = Table(
@@ -63,7 +70,7 @@ def prefork(plan: Plan) -> Table:
         "100 sessions, batches of one, prefork with two processes",
         [rate],
     )
-    for peer in (STOCK, DEFAULTS):
+    for peer in peers:
         ratio = rate.ratio(OURS.name, peer.name)
         table.bars.append(Bar(f"batches of one / {peer.name}", ratio, at_least=1.0))
     return table
@@ -71,15 +78,15 @@ def prefork(plan: Plan) -> Table:
 
 def batched(plan: Plan) -> Table:
     """Batches of fifty, on one worker process."""
-    ours = partial(measure, OURS, 100, BATCHED_TURNS)
+    ours = partial(measure, OURS, 100, BATCHED_TURNS if plan.full else BATCHED_TURNS // 2)
     pools: dict[str, Run] = {
         "prefork, one process": partial(ours, pool="prefork", slots=1),
         "prefork, two processes": partial(ours, pool="prefork", slots=2),
-        "threads, 32 slots": ours,
     }
+    if plan.full:
+        pools["threads, 32 slots"] = ours
     (rate,) = rates(plan, pools)
-    one = rate["prefork, one process"].median or 0.0
-    best = max(one, rate["threads, 32 slots"].median or 0.0)
+    best = max(one.median or 0.0 for one in rate.series if "two" not in one.name)
     return Table(
         "throughput-batched",
         "100 sessions, hermes_tasks in batches of fifty, one worker",
@@ -90,12 +97,13 @@ def batched(plan: Plan) -> Table:
 
 def against_all(plan: Plan, sessions: int) -> Table:
     """Every contender, with one worker process of 32 slots where it can have them."""
+    total = max(turns_of(plan), sessions)
     contenders: dict[str, Run] = {
-        peer.name: partial(measure, peer, sessions, round(peer.share * max(TURNS, sessions)))
+        peer.name: partial(measure, peer, sessions, round(peer.share * total))
         for peer in plan.peers
         if peer is not THREAD
     }
-    alone = partial(measure, OURS, sessions, max(TURNS, sessions), env=ONE)
+    alone = partial(measure, OURS, sessions, total, env=ONE)
     contenders = {OURS.name: contenders.pop(OURS.name), ALONE: alone, **contenders}
     return Table(
         f"throughput-{sessions}",
