@@ -388,9 +388,11 @@ class SessionChannel(kombu_redis.Channel):
             self.sessions.give_back(str(found))
             return None
         self._claimed_at = time.monotonic()
+        token = _new_token()
         try:
-            claim = self.sessions.claim(found.session, found.number, _new_token(), self._worker)
+            claim = self.sessions.claim(found.session, found.number, token, self._worker)
         except self.connection_errors:
+            self.keeper.give_back(found, token)
             raise
         except (RedisError, ValueError) as error:
             # Celery would stop the worker. The session is still ready, or its lease runs out:

@@ -11,7 +11,9 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +89,8 @@ class Keeper:
         self._held: dict[str, Holding] = {}
         # Popped ahead for the next exchange, and when.
         self._reserved: tuple[Entry, float] | None = None
+        # To be given back, and the token of a claim that may have been made of each.
+        self._returns: deque[tuple[Entry, str]] = deque()
         self._mutex = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -137,7 +141,8 @@ class Keeper:
             if wanted is not None:
                 return self._exchange(holding, wanted)
             self._complete(holding)
-        except RedisError as error:  # from an acknowledgement it would stop the worker
+        # From an acknowledgement it would stop the worker.
+        except (RedisError, ValueError) as error:
             logger.warning(
                 "Cannot tell Redis how session %s ended, will try again: %s",
                 holding.claim.session,
@@ -175,7 +180,7 @@ class Keeper:
         renewed = time.monotonic()
         while not self._stopped.wait(TICK):
             self._guarded("finish claims", self._finish_late)
-            self._guarded("give a session back", self._give_back_stale)
+            self._guarded("give a session back", self._give_back)
             self._guarded("rescue sessions", self._rescue)
             if time.monotonic() - renewed >= renew_every:
                 renewed = time.monotonic()
@@ -263,9 +268,9 @@ class Keeper:
                 worker=wanted.worker,
                 unless=wanted.unless,
             )
-        except RedisError:
-            # Nobody knows whether it was claimed. An entry that is no longer true does no harm.
-            self._reserve(reserved)
+        except (RedisError, ValueError):
+            if reserved is not None:
+                self.give_back(reserved, wanted.token)
             raise
         self._ended(holding, done.completed)
         if done.reserved is not None:
@@ -283,27 +288,44 @@ class Keeper:
             events.written(self.store, claim.session, holding.written)
         self._tell(claim.session, done, outcome)
 
-    # -- an entry of the run queue, popped ahead --------------------------------------------------
+    # -- entries of the run queue that are given back ---------------------------------------------
+
+    def give_back(self, entry: Entry, token: str) -> None:
+        """Let others have a session soon, though nobody knows whether it was claimed with a token.
+
+        If it was, nobody holds that lease: the session would wait for its end, and lose an attempt.
+        """
+        self._returns.append((entry, token))
 
     def give_back_reserved(self) -> None:
         """Let others have what was popped ahead: there is no next exchange."""
-        entry = self._take_reserved()
-        if entry is not None:
-            try:
-                self.store.give_back(str(entry))
-            except RedisError:
-                self._reserve(entry)
-                raise
+        self._give_back(stale=0.0)
 
-    def _give_back_stale(self) -> None:
-        """Others may lack work by now: the next exchange should have come at once."""
+    def _give_back(self, stale: float = TICK) -> None:
+        # Others may lack work by now: the next exchange should have come at once.
         reserved = self._reserved
-        if reserved is not None and time.monotonic() - reserved[1] >= TICK:
-            self.give_back_reserved()
+        if reserved is not None and time.monotonic() - reserved[1] >= stale:
+            entry = self._take_reserved()
+            if entry is not None:
+                self._returns.append((entry, ""))
+        for _ in range(len(self._returns)):
+            with suppress(IndexError):  # another thread was quicker
+                self._return_one()
 
-    def _reserve(self, entry: Entry | None) -> None:
+    def _return_one(self) -> None:
+        entry, token = self._returns.popleft()
+        try:
+            released = token and self.store.complete(entry.session, token, Outcome.RELEASED)
+            if not released or released.state == "lost":
+                # If it was released before, this is no longer true, which does no harm.
+                self.store.give_back(str(entry))
+        except RedisError:
+            self._returns.append((entry, token))
+            raise
+
+    def _reserve(self, entry: Entry) -> None:
         with self._mutex:
-            self._reserved = None if entry is None else (entry, time.monotonic())
+            self._reserved = entry, time.monotonic()
 
     def _take_reserved(self) -> Entry | None:
         with self._mutex:

@@ -129,5 +129,39 @@ def test_what_is_popped_ahead_is_given_back_when_redis_was_away(
     wait_until(lambda: store.client.llen(run) == PLENTY + 2, 3.0, "what was popped ahead")
 
 
+def test_what_was_claimed_by_an_exchange_whose_answer_is_lost_costs_no_attempt(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keeper.store
+    for number in range(PLENTY + 4):
+        store.push(f"s{number}", "text", id="1")
+    entry = next_after(keeper, work_on(keeper, store.client.rpop(store.names.run)), "t1")
+    claim = work_on(keeper, entry)
+    execute: Any = store.client.execute_command
+
+    def lose_answer(*command: object, **options: object) -> None:
+        execute(*command, **options)
+        raise redis.ConnectionError("gone")
+
+    with monkeypatch.context() as away:
+        away.setattr(store.client, "execute_command", lose_answer)
+        assert next_after(keeper, claim, "t2") is None
+    wait_until(lambda: store.progress("s2").state == "ready", 3.0, "the claim to be released")
+    assert store.progress("s2").attempts == 0
+
+
+def test_what_the_server_refuses_to_claim_does_not_stop_the_next_exchange(keeper: Keeper) -> None:
+    store = keeper.store
+    for number in range(PLENTY + 6):
+        store.push(f"s{number}", "text", id="1")
+    store.client.lset(store.names.session("s2")[2], 0, "no item")
+    entry = next_after(keeper, work_on(keeper, store.client.rpop(store.names.run)), "t1")
+    claim = work_on(keeper, entry)
+    assert next_after(keeper, claim, "t2") is None  # s2 was popped ahead
+    claim = work_on(keeper, store.client.rpop(store.names.run))
+    assert claim.session == "s3"
+    assert next_after(keeper, claim, "t3") is not None
+
+
 def gone(*_command: object, **_options: object) -> None:
     raise redis.ConnectionError("gone")
