@@ -25,6 +25,7 @@ from hermes_tasks.ops.index import Index
 from hermes_tasks.ops.reports import report_worker
 from hermes_tasks.sealing import keyring_of
 from hermes_tasks.transport import run_queue
+from hermes_tasks.transport.celery_state import is_stopping
 from hermes_tasks.transport.channel import SessionChannel
 from hermes_tasks.transport.keeper import Keeper
 
@@ -147,7 +148,22 @@ class Every:
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer, without message bodies in its log."""
+    """Celery's consumer, without message bodies in its log, and with a quick warm shutdown."""
+
+    def on_close(self) -> None:
+        """Celery now forgets what no pool process has accepted.
+
+        A process that just got such a task runs it all the same, and then waits half a minute for
+        somebody to read its answer. When we shut down warm, that is to be us.
+        """
+        if is_stopping():
+            pool = getattr(
+                self.pool, "_pool", None
+            )  # its jobs are in its cache, if it has processes
+            for job in list(getattr(pool, "_cache", {}).values()):
+                if job._write_to is not None:
+                    job._accepted = True
+        super().on_close()
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         super().on_unknown_message(WITHHELD, _Described(message))

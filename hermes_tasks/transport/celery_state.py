@@ -18,6 +18,11 @@ def running_tokens() -> frozenset[str]:
     return frozenset(request.message.delivery_tag for request in tuple(state.active_requests))
 
 
+def is_stopping() -> bool:
+    """Whether the worker was told to shut down warm, to end what it has begun."""
+    return state.should_stop is not None and state.should_stop is not False
+
+
 def reserved() -> int:
     """How many tasks the worker has taken on and not ended."""
     return len(state.reserved_requests)
