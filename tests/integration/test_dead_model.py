@@ -21,7 +21,7 @@ from hermes_tasks.transport.answers import Outcome
 from hermes_tasks.transport.check import Fault, Snapshot, faults, look
 from hermes_tasks.transport.dead import DeadLetters, Retried
 from tests.integration.session_model.machine import QUICK, SessionMachine, Work, run
-from tests.integration.session_model.store import OPTIONS, SESSIONS
+from tests.integration.session_model.store import OPTIONS, SESSIONS, Sight, look_around
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
@@ -49,7 +49,7 @@ class DeadMachine(SessionMachine):
         self.bury(data)
         if end and work in self.work:
             self._complete(work.session, work.token, Outcome.ENDED, work.claim.items[0].id)
-        self.who_waits_is_told()  # of what is given up, before it is queued again
+        self.who_waits_is_told(look_around(self.store))
         if self.client.xlen(self.store.names.dead) > before:
             self.retry_dead_letters(data)
         self.work_on_the_next_sessions(2)
@@ -93,13 +93,12 @@ class DeadMachine(SessionMachine):
                 or letter.id not in [item.id for item in work.claim.items]
             ]
 
-    @invariant()
-    def the_counters_are_those_of_the_ledger(self) -> None:
-        counters = Counter(self.store.counters())
+    def the_counters_are_those_of_the_ledger(self, seen: Sight) -> None:
+        counters = seen.counters
         gone = Counter(how for book in self.books.values() for how in book.gone.values())
         buried = sum(count for what, count in counters.items() if what.startswith("dead:"))
         assert buried == gone["dead"] + self.fronts
-        assert self.client.xlen(self.store.names.dead) == gone["dead"] - self.ends
+        assert seen.dead == gone["dead"] - self.ends
         assert counters["dead_retried"] == self.fronts + self.ends
         assert counters["written"] == gone["written"]
 

@@ -39,7 +39,7 @@ from hermes_tasks.transport.answers import (
     PushAnswer,
 )
 from hermes_tasks.transport.reading import unsettled
-from tests.integration.editing import ANNOUNCED, Edits, edited_scripts, set_clock
+from tests.integration.editing import Edits, edited_scripts, set_clock
 from tests.integration.session_model.store import (
     GRACE,
     INTERVAL,
@@ -51,7 +51,9 @@ from tests.integration.session_model.store import (
     START,
     Held,
     HoldingStore,
+    Sight,
     look,
+    look_around,
 )
 
 
@@ -98,6 +100,14 @@ class Work:
 any_session = st.sampled_from(SESSIONS)
 some_delay = st.sampled_from([0, 0, 0, 0, 2, 8])
 some_kind = st.sampled_from(["k", "k", "k", "k", "l", "-"])
+STEERED = (
+    "pause, ended",
+    "pause, failed",
+    "pause, held",
+    "pause, exchanged",
+    "drop",
+    "rouse",
+)
 some_sender = st.sampled_from(["-", "g", "g", "h", "i j", "k", "l"])
 
 
@@ -437,7 +447,11 @@ class SessionMachine(RuleBasedStateMachine):
             self.pop()
         if not self.work or self.work[-1].claim.doubt is not None:
             return
-        work = self.work.pop()
+        self._exchange(self.work[-1], fewer, ahead=ahead, plenty=plenty)
+
+    def _exchange(self, work: Work, fewer: int, *, ahead: bool, plenty: int) -> None:
+        """``ahead``: what was popped last is what the exchange before has reserved."""
+        self.work.remove(work)
         self._begin(work, work.claim.items[-1].number)
         if work.token != self.books[work.session].holder:
             return
@@ -462,6 +476,10 @@ class SessionMachine(RuleBasedStateMachine):
         self._completed(work.session, work.token, Outcome.WRITTEN, written, before, done)
         if reserved is not None and there is not None:
             self._claimed(reserved.session, token, there, found.claimed)
+        assert found.claimed is None or found.entry is None, "more work than a worker has room for"
+        if found.reserved is not None:
+            left = self.client.llen(self.store.names.run)
+            assert left >= plenty, "reserved, and others might want for work"
         for raw in (found.entry, found.reserved):
             with suppress(ValueError):
                 if raw is not None:
@@ -679,9 +697,17 @@ class SessionMachine(RuleBasedStateMachine):
     # -- what must hold --------------------------------------------------------------------------
 
     @invariant()
-    def every_session_is_sound(self) -> None:
+    def what_redis_holds_is_sound(self) -> None:
+        self.check(look_around(self.store))
+
+    def check(self, seen: Sight) -> None:
+        self.every_session_is_sound(seen)
+        self.who_waits_is_told(seen)
+        self.the_counters_are_those_of_the_ledger(seen)
+
+    def every_session_is_sound(self, seen: Sight) -> None:
         for session, book in self.books.items():
-            held = look(self.store, session)
+            held = seen.sessions[session]
             if held.state != "leased" or held.lists["inflight"]:
                 oldest = min(book.accepted.keys() - book.gone.keys(), default=0)
                 assert held.lagging == book.since.get(oldest), "lags by the age of another"
@@ -722,20 +748,17 @@ class SessionMachine(RuleBasedStateMachine):
             else:
                 assert held.ttl == -1, "a session with work is forgotten after a day"
 
-    @invariant()
-    def who_waits_is_told(self) -> None:
-        told: Any = self.client.lpop(ANNOUNCED, 1000) or []
+    def who_waits_is_told(self, seen: Sight) -> None:
         for session, book in self.books.items():
             oldest = min(book.accepted.keys() - book.gone.keys(), default=sys.maxsize)
             done = [number for number in book.awaited if number < oldest]
-            announced = told.count(self.store.names.channel(session).encode())
+            announced = seen.announced.count(self.store.names.channel(session).encode())
             assert announced == bool(done), "who waits is told at once, and once"
             if announced:  # and whoever waits for more looks again
                 book.awaited.clear()
 
-    @invariant()
-    def the_counters_are_those_of_the_ledger(self) -> None:
-        counters: Counter[str] = Counter(self.store.counters())
+    def the_counters_are_those_of_the_ledger(self, seen: Sight) -> None:
+        counters = seen.counters
         gone = Counter(how for book in self.books.values() for how in book.gone.values())
         assert counters["accepted"] == sum(len(book.accepted) for book in self.books.values())
         assert counters["written"] == gone["written"]
@@ -743,11 +766,11 @@ class SessionMachine(RuleBasedStateMachine):
         assert counters["twice"] == self.twice
         buckets = sum(count for what, count in counters.items() if what.startswith("lag:"))
         assert buckets == gone["written"]
-        held = [look(self.store, session) for session in self.books]
+        held = seen.sessions.values()
         assert counters["backlog"] == sum(len(one.lists["backlog"]) for one in held)
         assert unsettled(counters) == sum(len(one.items) for one in held)
         dead = sum(count for what, count in counters.items() if what.startswith("dead:"))
-        assert dead == gone["dead"] == self.client.xlen(self.store.names.dead)
+        assert dead == gone["dead"] == seen.dead
 
     def teardown(self) -> None:
         """No session is stuck: a few rounds of ordinary work drain all of them."""
@@ -758,7 +781,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.popped.clear()
         self.work.clear()
         for _ in range(60):
-            if all(look(self.store, session).state == "idle" for session in SESSIONS):
+            if all(held.state == "idle" for held in look_around(self.store).sessions.values()):
                 break
             self.pass_time(120)
             self.sweep()
@@ -773,11 +796,12 @@ class SessionMachine(RuleBasedStateMachine):
                         self._begin(self.work[-1], claim.items[-1].number)
                         self._commit(self.work[-1], len(claim.items))
                         self._complete(session, claim.token, Outcome.ENDED, claim.items[0].id)
+        seen = look_around(self.store)
         for session, book in self.books.items():
-            held = look(self.store, session)
+            held = seen.sessions[session]
             assert held.state == "idle", f"stuck as {held.state}"
             assert book.gone.keys() == book.accepted.keys(), "accepted and never settled"
-        self.every_session_is_sound()
+        self.every_session_is_sound(seen)
 
 
 class SteeredMachine(SessionMachine):
@@ -800,7 +824,7 @@ class SteeredMachine(SessionMachine):
         book.paused = what == "pause"
 
     @precondition(lambda self: self.operated and self.work)
-    @rule(what=st.sampled_from(["pause, ended", "pause, failed", "pause, held", "drop", "rouse"]))
+    @rule(what=st.sampled_from(STEERED))
     def steer_what_a_worker_has(self, what: str) -> None:
         work = self.work[-1]
         session, token, id = work.session, work.token, work.claim.items[0].id
@@ -810,6 +834,13 @@ class SteeredMachine(SessionMachine):
                 if self.call("hold", session, token):
                     self.books[session].holder = None
                 self.resume_held(session)
+            case "pause", _, "exchanged":
+                if work.claim.doubt is None:
+                    self.pop()
+                    self.pause_and_unpause(session, "pause")
+                    if self.popped:  # and there is nothing to do for the next one
+                        self.purge(self.popped[-1][1])
+                    self._exchange(work, 0, ahead=True, plenty=0)
             case "pause", _, outcome:
                 self.pause_and_unpause(session, "pause")
                 self._complete(session, token, Outcome(outcome), id)

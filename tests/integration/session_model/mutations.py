@@ -130,6 +130,20 @@ BROKEN: dict[str, Edits] = {
     "a backlog is counted and not worked off": {
         "claim": [("count('backlog', -#taken)", "count('backlog', 0)")]
     },
+    "an exchange claims the next session under the keys of the one that ends": {
+        "exchange": [
+            (
+                "unpack(KEYS, SESSION_KEYS + 1, SESSION_KEYS + 5)",
+                "unpack(KEYS)",
+            )
+        ]
+    },
+    "an exchange reserves an entry though others want for work": {
+        "exchange": [("redis.call('LLEN', RUN) > tonumber(ARGV[1])", "true")]
+    },
+    "an exchange takes an entry though it has claimed the reserved one": {
+        "exchange": [("#claimed == 0 and redis.call", "redis.call")]
+    },
     "a session with work is forgotten after a day": {
         "push": [("  redis.call('PERSIST', SESSION)\n", "")]
     },
@@ -144,6 +158,9 @@ BROKEN_FOR_OPERATORS: dict[str, Edits] = {
     "a paused session goes to sleep": {"common": [("if paused then return park(time) end", "")]},
     "a held session goes on though it is paused": {
         "common": [("  paused = is_paused\n", "  local _ = is_paused\n")]
+    },
+    "an exchange takes the next session for paused because the one that ends is": {
+        "exchange": [("paused = false", "")]
     },
     "a pause without work is forgotten after a day": {
         "pause": [("  redis.call('PERSIST', SESSION)\n", "")]

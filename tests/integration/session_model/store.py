@@ -5,6 +5,7 @@ Holding sessions is left to whoever uses the transport; ``HOLD`` and ``RESUME`` 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +15,7 @@ from hermes_tasks.transport.answers import Item
 from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.sessions import SessionStore
 from hermes_tasks.transport.steering import Dropped, Steering, Woken
+from tests.integration.editing import ANNOUNCED
 
 #: Names whose keys would meet if names were put into keys as they are.
 SESSIONS = ("ü %3A\n", "ü %3A\n:ids")
@@ -121,9 +123,39 @@ class Held:
 
 
 def look(store: HoldingStore, session: str) -> Held:
+    pipe: Any = store.client.pipeline(transaction=False)
+    _ask(pipe, store, session)
+    return _held(session, pipe.execute())
+
+
+@dataclass
+class Sight:
+    """All there is, seen at once."""
+
+    sessions: dict[str, Held]
+    counters: Counter[str]
+    dead: int
+    announced: list[bytes]
+
+
+def look_around(store: HoldingStore) -> Sight:
+    """What has been announced is taken away."""
+    pipe: Any = store.client.pipeline(transaction=False)
+    for session in SESSIONS:
+        _ask(pipe, store, session)
+    pipe.xlen(store.names.dead).lpop(ANNOUNCED, 1000)
+    *answers, dead, announced = pipe.execute()
+    size = len(answers) // len(SESSIONS)
+    sessions = {
+        session: _held(session, answers[place * size : (place + 1) * size])
+        for place, session in enumerate(SESSIONS)
+    }
+    return Sight(sessions, Counter(store.counters()), dead, announced or [])
+
+
+def _ask(pipe: Any, store: HoldingStore, session: str) -> None:
     names = store.names
     base, *lists, ids = names.session(session)[:5]
-    pipe: Any = store.client.pipeline(transaction=False)
     pipe.hgetall(base)
     for key in lists:
         pipe.lrange(key, 0, -1)
@@ -131,7 +163,10 @@ def look(store: HoldingStore, session: str) -> Held:
     for key in (names.ready, names.leases, names.sleeping, names.lagging, names.paused):
         pipe.zscore(key, session)
     pipe.lrange(store.held, 0, -1)
-    fields, inflight, waiting, backlog, members, ttl, *scores, held = pipe.execute()
+
+
+def _held(session: str, answers: list[Any]) -> Held:
+    fields, inflight, waiting, backlog, members, ttl, *scores, held = answers
     ready, lease, sleeping, lagging, paused = scores
     return Held(
         {name.decode(): value.decode() for name, value in fields.items()},

@@ -8,18 +8,17 @@ answer to be the model's.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import redis
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant
+from hypothesis.stateful import initialize
 
 from hermes_tasks.transport.answers import Doubt, Help
 from tests.integration.session_model.machine import QUICK, SteeredMachine, run
 from tests.integration.session_model.model import Model, text_of
-from tests.integration.session_model.store import SESSIONS, look
+from tests.integration.session_model.store import SESSIONS, Sight, look
 
 
 class ModelMachine(SteeredMachine):
@@ -75,17 +74,22 @@ class ModelMachine(SteeredMachine):
         self.model.epoch += 1
         self.model.epoch_at = self.now
 
-    @invariant()
-    def redis_is_as_the_model(self) -> None:
-        entries: Any = self.client.lrange(self.store.names.run, 0, -1)
+    def check(self, seen: Sight) -> None:
+        super().check(seen)
+        self.redis_is_as_the_model(seen)
+
+    def redis_is_as_the_model(self, seen: Sight) -> None:
+        pipe: Any = self.client.pipeline(transaction=False)
+        pipe.lrange(self.store.names.run, 0, -1)
+        pipe.zrange(self.store.names.lagging, 0, -1, withscores=True)
+        entries, lagging = pipe.execute()
         assert [_entry(raw) for raw in entries] == self.model.run
-        counted = Counter(self.store.counters())
+        counted = seen.counters.copy()
         counted.pop("backlog", None)  # which the invariants know better
         assert +counted == +self.model.counts
-        lagging: Any = self.client.zrange(self.store.names.lagging, 0, -1, withscores=True)
         assert {name.decode(): since for name, since in lagging} == self.model.lagging
         for name in SESSIONS:
-            session, held = self.model.sessions[name], look(self.store, name)
+            session, held = self.model.sessions[name], seen.sessions[name]
             progress = self.store.progress(name)
             queued = session.queued
             assert (progress.state, progress.accepted) == (session.state, session.accepted)
