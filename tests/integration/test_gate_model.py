@@ -543,16 +543,20 @@ class GateMachine(RuleBasedStateMachine):
     @invariant()
     def a_held_session_is_in_the_queue_once_and_nowhere_else(self) -> None:
         names = self.store.names
-        queue: Any = self.client.lrange(names.gate(NAME)[1], 0, -1)
-        assert [name.decode() for name in queue] == self.queue, "the queue lost its order"
+        pipe: Any = self.client.pipeline(transaction=False)
+        pipe.lrange(names.gate(NAME)[1], 0, -1).zscore(names.gates, NAME)
         for session in SESSIONS:
-            state = self.store.progress(session).state
-            assert (state == "held") == (session in self.queue)
-            if state == "held":
-                places = (names.ready, names.leases, names.sleeping)
-                assert not any(self.client.zscore(place, session) for place in places)
-        looked_at = self.client.zscore(names.gates, NAME) == 1
-        assert looked_at == bool(self.queue), "the timer looks at queues that are not"
+            pipe.hget(names.session(session)[0], "state")
+            for place in (names.ready, names.leases, names.sleeping):
+                pipe.zscore(place, session)
+        queue, looked_at, *found = pipe.execute()
+        assert [name.decode() for name in queue] == self.queue, "the queue lost its order"
+        for place, session in enumerate(SESSIONS):
+            state, *places = found[4 * place : 4 * place + 4]
+            assert (state == b"held") == (session in self.queue)
+            if state == b"held":
+                assert not any(places)
+        assert (looked_at == 1) == bool(self.queue), "the timer looks at queues that are not"
 
     def teardown(self) -> None:
         """Nobody is stuck: time, a timer and workers that make calls serve every session."""
@@ -642,7 +646,11 @@ class RulesMachine(GateMachine):
     @invariant()
     def redis_holds_what_the_rules_hold(self) -> None:
         keys = self.store.names.gate(NAME)
-        found: Any = self.client.hgetall(keys[0])
+        pipe: Any = self.client.pipeline(transaction=False)
+        pipe.hgetall(keys[0])
+        for key in keys[2:4]:
+            pipe.zrange(key, 0, -1, withscores=True)
+        found, *timed = pipe.execute()
         stored = {name.decode(): value.decode() for name, value in found.items()}
         breaker = self.model.breaker
         for name, expected in self.model.fields().items():
@@ -655,8 +663,7 @@ class RulesMachine(GateMachine):
             else:
                 assert float(stored.get(name, 0)) == expected, name
         assert list(self.model.held) == self.queue
-        for key, members in ((keys[2], self.model.calls), (keys[3], self.model.permits)):
-            scores: Any = self.client.zrange(key, 0, -1, withscores=True)
+        for scores, members in zip(timed, (self.model.calls, self.model.permits), strict=True):
             assert {name.decode(): score for name, score in scores} == members._ends
         if breaker.state is State.PROBING:
             assert stored["probe"] == breaker.probe_session
