@@ -476,6 +476,10 @@ class SessionMachine(RuleBasedStateMachine):
         self._completed(work.session, work.token, Outcome.WRITTEN, written, before, done)
         if reserved is not None and there is not None:
             self._claimed(reserved.session, token, there, found.claimed)
+            since = int(there.fields.get("since", sys.maxsize))
+            if there.state == "ready" and reserved.number >= since:
+                taken = look(self.store, reserved.session)
+                assert taken.state != "ready", "a reserved entry was good, and is lost"
         assert found.claimed is None or found.entry is None, "more work than a worker has room for"
         if found.reserved is not None:
             left = self.client.llen(self.store.names.run)
