@@ -551,8 +551,8 @@ class GateMachine(RuleBasedStateMachine):
                 pipe.zscore(place, session)
         queue, looked_at, *found = pipe.execute()
         assert [name.decode() for name in queue] == self.queue, "the queue lost its order"
-        for place, session in enumerate(SESSIONS):
-            state, *places = found[4 * place : 4 * place + 4]
+        for number, session in enumerate(SESSIONS):
+            state, *places = found[4 * number : 4 * number + 4]
             assert (state == b"held") == (session in self.queue)
             if state == b"held":
                 assert not any(places)
@@ -682,12 +682,22 @@ QUICK = settings(
 )
 #: Looks for a failure, the same way each time, and does not make it small.
 HUNT = settings(QUICK, max_examples=40, phases=[Phase.generate], database=None)
-#: Their seeds. The one that finds a mutation soon goes first, which is 2 for most.
+#: Their seeds. The one that finds a mutation soon goes first, which is 1 for the others.
 HUNTS = range(1, 31)
 FOUND_SOON = {
-    "a shorter Retry-After shortens a pause": 5,
-    "the limit is cut more than once a round": 3,
-    "each bad call halves the limit": 3,
+    "the p95 is one rank too low": 24,
+    "the limit is cut more than once a round": 15,
+    "an open breaker lets a newcomer be a second probe": 33,
+    "a probe that nobody reports is waited for": 18,
+    "permits do not count against the limit": 13,
+    "a newcomer overtakes": 6,
+    "a permit never ends": 11,
+    "a repeated report counts again": 6,
+    "a probe interval does not double": 33,
+    "a dead worker's call is in flight for ever": 6,
+    "each bad call halves the limit": 22,
+    "a session that is paused keeps its permit": 4,
+    "a shorter Retry-After shortens a pause": 20,
 }
 
 
@@ -701,8 +711,8 @@ def run(
 
 
 def hunt(machine: type[GateMachine], client: redis.Redis, mutation: str, edits: Edits) -> None:
-    first = FOUND_SOON.get(mutation, 2)
-    for number in sorted(HUNTS, key=lambda number: number != first):
+    first = FOUND_SOON.get(mutation, 1)
+    for number in dict.fromkeys((first, *HUNTS)):
         with seed_decides():
             run(machine, client, HUNT, edits, number)
 
