@@ -4,7 +4,7 @@
 --
 -- KEYS  the session keys (common.lua) of the claim that ends; with a reserved entry, the first five
 --       of its session; then the lists of other queues the worker consumes
--- ARGV  1 entries of the run queue above which one is reserved
+-- ARGV  1 entries of the run queue above which one is reserved; '': none is
 --       2 how many arguments complete has  3… these
 --       after them those of claim for the reserved entry, if there is one
 -- Returns {what complete returns, what claim returns or {}, an entry to be claimed or false,
@@ -13,7 +13,7 @@
 -- A worker can name the keys of a session only when it knows the session. So, while there is plenty
 -- on the run queue, an entry is popped ahead, which the next call claims; whoever reserves one gives
 -- it back soon if there is no such call, and if he dies, rescue queues it again. While other workers
--- might want for work nothing is reserved.
+-- might want for work nothing is reserved, nor by one that is slow.
 --
 -- Nothing is popped while another of the worker's queues holds messages: those have their turn first,
 -- and what was reserved goes back.
@@ -35,5 +35,6 @@ if #next_one > 0 then
   claimed = claim(KEYS, next_one)
 end
 local entry = #claimed == 0 and redis.call('RPOP', RUN)
-local reserved = redis.call('LLEN', RUN) > tonumber(ARGV[1]) and redis.call('RPOP', RUN)
-return {ended, claimed, entry, reserved}
+local plenty = tonumber(ARGV[1])
+local reserved = plenty and redis.call('LLEN', RUN) > plenty and redis.call('RPOP', RUN)
+return {ended, claimed, entry, reserved or false}

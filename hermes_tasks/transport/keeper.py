@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from hermes_tasks.transport import events
 from hermes_tasks.transport.answers import Claimed, Completed, Entry, Outcome
 from hermes_tasks.transport.dead import DeadLetters
-from hermes_tasks.transport.sessions import SessionStore
+from hermes_tasks.transport.sessions import PLENTY, SessionStore
 from hermes_tasks.transport.trace import log_given_up
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Keeper:
         self._held: dict[str, Holding] = {}
         # Popped ahead for the next exchange, and when.
         self._reserved: tuple[Entry, float] | None = None
+        self._exchanged_at = -TICK
         # To be given back, and the token of a claim that may have been made of each.
         self._returns: deque[tuple[Entry, str]] = deque()
         self._mutex = threading.Lock()
@@ -256,6 +257,9 @@ class Keeper:
     def _exchange(self, holding: Holding, wanted: Wanted) -> Claimed | bytes | None:
         assert holding.outcome is not None
         claim, reserved = holding.claim, self._take_reserved()
+        # Whoever is slow now would only keep what is popped ahead from others.
+        before, self._exchanged_at = self._exchanged_at, time.monotonic()
+        is_quick = self._exchanged_at - before < TICK
         try:
             done = self.store.exchange(
                 claim.session,
@@ -267,6 +271,7 @@ class Keeper:
                 fresh=wanted.token,
                 worker=wanted.worker,
                 unless=wanted.unless,
+                plenty=PLENTY if is_quick else None,
             )
         except (RedisError, ValueError):
             if reserved is not None:

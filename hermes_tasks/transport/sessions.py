@@ -244,7 +244,7 @@ class SessionStore:
         fresh: str,
         worker: str,
         unless: Sequence[str] = (),
-        plenty: int = PLENTY,
+        plenty: int | None = PLENTY,
     ) -> Exchanged:
         """End a claim as :meth:`complete` does, and take what is next.
 
@@ -253,7 +253,7 @@ class SessionStore:
             reserved: the entry that the last exchange reserved.
             fresh, worker: token and worker of the claim of that.
             unless: lists that come first; while one of them is not empty, nothing is taken.
-            plenty: entries on the run queue above which another is reserved.
+            plenty: entries on the run queue above which another is reserved; ``None``: none is.
         """
         ending = (session, *self._complete_arguments(token, outcome, id, written))
         keys = self.names.session(session)
@@ -262,7 +262,9 @@ class SessionStore:
             keys = (*keys, *self.names.own(reserved.session))
             claiming = (reserved.session, *self._claim_arguments(reserved.number, fresh, worker))
         ended, claimed, entry, ahead = exchange_script()(
-            self.client, (*keys, *unless), (plenty, len(ending), *ending, *claiming)
+            self.client,
+            (*keys, *unless),
+            ("" if plenty is None else plenty, len(ending), *ending, *claiming),
         )
         return Exchanged(
             Completed.parse(ended),

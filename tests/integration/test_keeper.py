@@ -81,62 +81,67 @@ def work_on(keeper: Keeper, entry: Any) -> Claimed:
     return claim
 
 
-def next_after(keeper: Keeper, claim: Claimed, token: str) -> Claimed | bytes | None:
-    return keeper.finish(claim.token, Outcome.SETTLED, Wanted(token, "worker", ()))
+def next_after(keeper: Keeper, claim: Claimed) -> Claimed | bytes | None:
+    return keeper.finish(claim.token, Outcome.SETTLED, Wanted("next", "worker", ()))
+
+
+def busy(keeper: Keeper) -> tuple[Claimed, str]:
+    """What a worker holds that is quick, and the session that was popped ahead for it."""
+    store, sessions = keeper.store, PLENTY + 40
+    for number in range(sessions):
+        store.push(f"s{number}", "text", id="1")
+    entry: Any = store.client.rpop(store.names.run)
+    for number in range(1, sessions):
+        entry = next_after(keeper, work_on(keeper, entry))
+        assert isinstance(entry, bytes)
+        if store.client.llen(store.names.run) == sessions - number - 2:
+            return work_on(keeper, entry), f"s{number + 1}"
+    raise AssertionError("nothing was popped ahead")
+
+
+def oldest(store: SessionStore) -> str:
+    """The session that is popped next."""
+    entry: Any = store.client.lindex(store.names.run, -1)
+    return Entry.parse(entry).session
 
 
 def test_a_worker_that_is_quick_claims_the_next_session_with_its_acknowledgement(
     keeper: Keeper,
 ) -> None:
-    store = keeper.store
-    for number in range(PLENTY + 4):
-        store.push(f"s{number}", "text", id="1")
-    entry = next_after(keeper, work_on(keeper, store.client.rpop(store.names.run)), "t1")
+    claim, ahead = busy(keeper)
+    following = next_after(keeper, claim)
+    assert isinstance(following, Claimed)
+    assert (following.session, following.token) == (ahead, "next")
+
+
+def test_what_is_popped_ahead_is_given_back_when_the_worker_is_quick_no_more(
+    keeper: Keeper,
+) -> None:
+    claim, ahead = busy(keeper)
+    wait_until(lambda: oldest(keeper.store) == ahead, 3.0, "the session that was popped ahead")
+    entry = next_after(keeper, claim)
     assert isinstance(entry, bytes)
-    claim = next_after(keeper, work_on(keeper, entry), "t2")
-    assert isinstance(claim, Claimed)
-    assert (claim.session, claim.token) == ("s2", "t2")
-
-
-def test_what_is_popped_ahead_is_given_back_while_the_worker_is_slow(keeper: Keeper) -> None:
-    store = keeper.store
-    for number in range(PLENTY + 4):
-        store.push(f"s{number}", "text", id="1")
-    run = store.names.run
-    next_after(keeper, work_on(keeper, store.client.rpop(run)), "t1")
-
-    def oldest() -> str:
-        entry: Any = store.client.lindex(run, -1)
-        return Entry.parse(entry).session
-
-    wait_until(lambda: oldest() == "s2", 3.0, "the session that was popped ahead")
+    assert Entry.parse(entry).session == ahead
+    assert oldest(keeper.store) == f"s{int(ahead[1:]) + 1}", "a slow worker keeps it from others"
 
 
 def test_what_is_popped_ahead_is_given_back_when_redis_was_away(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = keeper.store
-    for number in range(PLENTY + 4):
-        store.push(f"s{number}", "text", id="1")
-    run = store.names.run
-    entry = next_after(keeper, work_on(keeper, store.client.rpop(run)), "t1")
-    claim = work_on(keeper, entry)
-    assert isinstance(entry, bytes)
+    claim, ahead = busy(keeper)
     with monkeypatch.context() as away:
         away.setattr(store.client, "execute_command", gone)
-        assert next_after(keeper, claim, "t2") is None
+        assert next_after(keeper, claim) is None
     wait_until(lambda: store.progress(claim.session).state == "idle", 3.0, "its end to be told")
-    wait_until(lambda: store.client.llen(run) == PLENTY + 2, 3.0, "what was popped ahead")
+    wait_until(lambda: oldest(store) == ahead, 3.0, "what was popped ahead")
 
 
 def test_what_was_claimed_by_an_exchange_whose_answer_is_lost_costs_no_attempt(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = keeper.store
-    for number in range(PLENTY + 4):
-        store.push(f"s{number}", "text", id="1")
-    entry = next_after(keeper, work_on(keeper, store.client.rpop(store.names.run)), "t1")
-    claim = work_on(keeper, entry)
+    claim, ahead = busy(keeper)
     execute: Any = store.client.execute_command
 
     def lose_answer(*command: object, **options: object) -> None:
@@ -145,22 +150,18 @@ def test_what_was_claimed_by_an_exchange_whose_answer_is_lost_costs_no_attempt(
 
     with monkeypatch.context() as away:
         away.setattr(store.client, "execute_command", lose_answer)
-        assert next_after(keeper, claim, "t2") is None
-    wait_until(lambda: store.progress("s2").state == "ready", 3.0, "the claim to be released")
-    assert store.progress("s2").attempts == 0
+        assert next_after(keeper, claim) is None
+    wait_until(lambda: store.progress(ahead).state == "ready", 3.0, "the claim to be released")
+    assert store.progress(ahead).attempts == 0
 
 
 def test_what_the_server_refuses_to_claim_does_not_stop_the_next_exchange(keeper: Keeper) -> None:
     store = keeper.store
-    for number in range(PLENTY + 6):
-        store.push(f"s{number}", "text", id="1")
-    store.client.lset(store.names.session("s2")[2], 0, "no item")
-    entry = next_after(keeper, work_on(keeper, store.client.rpop(store.names.run)), "t1")
-    claim = work_on(keeper, entry)
-    assert next_after(keeper, claim, "t2") is None  # s2 was popped ahead
+    claim, ahead = busy(keeper)
+    store.client.lset(store.names.session(ahead)[2], 0, "no item")
+    assert next_after(keeper, claim) is None
     claim = work_on(keeper, store.client.rpop(store.names.run))
-    assert claim.session == "s3"
-    assert next_after(keeper, claim, "t3") is not None
+    assert next_after(keeper, claim) is not None
 
 
 def gone(*_command: object, **_options: object) -> None:
