@@ -44,7 +44,10 @@ HOST_PROVIDER = "provider"
 )
 @click.option("--full", is_flag=True, help="Every size and every contender everywhere: an hour.")
 @click.option(
-    "--only", multiple=True, type=click.Choice((*CASES, HOST_PROVIDER)), help="These cases."
+    "--only",
+    multiple=True,
+    type=click.Choice((*CASES, HOST_PROVIDER)),
+    help="These cases; the page keeps what the others have found before.",
 )
 @click.option(
     "--page",
@@ -63,31 +66,34 @@ def main(runs: int, full: bool, only: tuple[str, ...], page: Path | None, again:
         click.echo(f"written: {report.write(report.read(page), page)}")
         return
     plan = Plan(runs, full)
-    results = Results(machine(plan))
+    results = Results(machine())
+    if only and page is not None and report.is_there(page):
+        results.cases = report.read(page).cases
     for name, value in results.machine.items():
         click.echo(f"{name}: {value}")
-    begin = time.monotonic()
-    for name in CASES:
-        if not only or name in only:
-            results.cases.append(measure(name, plan))
-    took = time.monotonic() - begin
-    results.machine["time"] = f"{took / 60:.0f} minutes, on {time.strftime('%Y-%m-%d')}"
-    missed = [bar for bar in results.bars if not bar.is_met]
-    click.echo(f"\n[all: {took:.0f} s] {len(results.bars)} bars, {len(missed)} missed")
+    chosen = [name for name in CASES if not only or name in only]
+    for name in chosen:
+        results.add(measure(name, plan))
+        if page is not None:  # now: the next one may be interrupted
+            report.write(results, page)
+    cases = [case for case in results.cases if case.name in chosen]
+    missed = [bar for bar in Results({}, cases).bars if not bar.is_met]
+    click.echo(f"\n[all: {sum(case.seconds for case in cases):.0f} s] {len(missed)} bars missed")
     for bar in missed:
         click.echo(f"  {bar}")
     met = not missed
     if not only or HOST_PROVIDER in only:
         met &= provider.table(1.0 if full else 0.1)
     if page is not None:
-        click.echo(f"\nwritten: {report.write(results, page)}")
+        click.echo(f"\nwritten: {page / report.PAGE}")
     sys.exit(0 if met else 1)
 
 
 def measure(name: str, plan: Plan) -> Case:
     """One case, said as it goes."""
     module = importlib.import_module(f"benchmarks.cases.{name}")
-    case = Case(name, module.TITLE, module.ABOUT.strip())
+    date = time.strftime("%Y-%m-%d")
+    case = Case(name, module.TITLE, module.ABOUT.strip(), plan.runs, date)
     begin = time.monotonic()
     for table in module.run(plan):
         click.echo(f"\n{table.text()}")
@@ -97,7 +103,7 @@ def measure(name: str, plan: Plan) -> Case:
     return case
 
 
-def machine(plan: Plan) -> dict[str, str]:
+def machine() -> dict[str, str]:
     """What a figure depends on."""
     with EmbeddedValkey() as server, server.client() as client:
         server_version = client.info("server")["valkey_version"]
@@ -106,7 +112,6 @@ def machine(plan: Plan) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}, "
         f"Valkey {server_version}",
         "packages": ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
-        "runs": f"{plan.runs} of each contender, in turn" + ", everything" * plan.full,
     }
 
 

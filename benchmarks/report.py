@@ -9,10 +9,10 @@ from pathlib import Path
 from benchmarks import plots
 from benchmarks.results import Case, Figure, Results, Series, Table, number, percent
 
-RESULTS = "results.json"
+PAGE, RESULTS = "benchmarks.md", "results.json"
 _INTRODUCTION = """
-hermes_tasks side by side with what you would pick instead, all on one machine, within one run, the
-contenders in turn: whatever else the machine did met all of them alike. Figures of another machine
+hermes_tasks side by side with what you would pick instead, all on one machine, the contenders of a
+table in turn: whatever else the machine did met all of them alike. Figures of another machine
 differ; how they compare does much less. `make bench` measures it on yours in ten minutes.
 """
 _HOW_TO_READ = """
@@ -50,7 +50,7 @@ def write(results: Results, directory: Path) -> Path:
     for case in results.cases:
         for table in case.tables:
             (beside / f"{table.key}.svg").write_text(plots.draw(table))
-    path = directory / "benchmarks.md"
+    path = directory / PAGE
     path.write_text(page(results))
     return path
 
@@ -58,6 +58,11 @@ def write(results: Results, directory: Path) -> Path:
 def read(directory: Path) -> Results:
     """What :func:`write` has left there."""
     return Results.from_json(json.loads((directory / "benchmarks" / RESULTS).read_text()))
+
+
+def is_there(directory: Path) -> bool:
+    """Whether :func:`write` has left something there."""
+    return (directory / "benchmarks" / RESULTS).exists()
 
 
 def page(results: Results) -> str:
@@ -85,10 +90,15 @@ def page(results: Results) -> str:
     for case in results.cases:
         if not case.tables:
             continue  # one that only a full run has
-        lines += [f"## {case.title}", "", case.about, ""]
+        lines += [f"## {case.title}", "", case.about, "", _when(case), ""]
         for table in case.tables:
             lines += _section(table)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _when(case: Case) -> str:
+    took = f"{case.seconds / 60:.0f} minutes" if case.seconds >= 90 else f"{case.seconds:.0f} s"
+    return f"Measured on {case.date} in {took}, {case.runs} runs of each."
 
 
 def _bars(cases: list[Case]) -> Iterator[str]:

@@ -176,6 +176,8 @@ class Case:
         name: of the module.
         title: of its section.
         about: what is measured, and what it means to a user, in Markdown.
+        runs: of each contender.
+        date: when it was measured.
         tables: in their order.
         seconds: it took.
     """
@@ -183,16 +185,26 @@ class Case:
     name: str
     title: str
     about: str
+    runs: int
+    date: str
     tables: list[Table] = field(default_factory=list)
     seconds: float = 0.0
 
 
 @dataclass(slots=True)
 class Results:
-    """All of one call of ``python -m benchmarks``."""
+    """What was measured on one machine."""
 
     machine: dict[str, str]
     cases: list[Case] = field(default_factory=list)
+
+    def add(self, case: Case) -> None:
+        """A case, instead of what it found before."""
+        names = [known.name for known in self.cases]
+        if case.name in names:
+            self.cases[names.index(case.name)] = case
+        else:
+            self.cases.append(case)
 
     @property
     def bars(self) -> list[Bar]:

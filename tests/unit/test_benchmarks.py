@@ -34,7 +34,10 @@ def results() -> Results:
         Table("enqueue-1k", "A turn", [times], bars=[Bar("µs of a call", 50.0, at_most=60.0)]),
         Table("profile", "CPU", parts, bars=[Bar("gain", None, at_least=1.0)], stacked=True),
     ]
-    return Results({"machine": "a small one"}, [Case("enqueue", "Enqueue", "How long.", tables)])
+    return Results(
+        {"machine": "a small one"},
+        [Case("enqueue", "Enqueue", "How long.", 5, "2026-11-21", tables)],
+    )
 
 
 def test_the_page_shows_medians_ratios_shares_and_bars(results: Results) -> None:
@@ -56,6 +59,14 @@ def test_what_is_written_is_all_there_and_can_be_read_again(
     again = report.read(tmp_path)
     assert json.dumps(again.to_json()) == json.dumps(results.to_json())
     assert report.page(again) == page
+
+
+def test_a_case_that_is_measured_again_takes_its_own_place(results: Results) -> None:
+    other = Case("size", "Size", "How much.", 5, "2026-11-21")
+    results.add(other)
+    again = Case("enqueue", "Enqueue", "How long.", 7, "2026-11-22")
+    results.add(again)
+    assert results.cases == [again, other]
 
 
 def test_contenders_run_in_turn_and_the_limit_with_them() -> None:
