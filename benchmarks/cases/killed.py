@@ -28,9 +28,9 @@ SESSIONS, TURNS, SLOTS = 200, 10, 32
 #: Of the stand-in: lognormal, most calls between 5 and 100 ms.
 LATENCY = {"median": 0.022, "sigma": 0.75}
 #: The longest a run may take after the kill, in seconds.
-STUCK = 90.0
+STUCK = 75.0
 #: Contenders that are measured at the same time.
-AT_ONCE = 4
+AT_ONCE = 6
 #: A lease of 5 s, and calls of at most 2 s that land 2 s later at most: who takes over a call whose
 #: worker died waits for the lease, and until the call can no longer land.
 SHORT = {

@@ -6,13 +6,13 @@ written and the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from benchmarks.cases import Plan
 from benchmarks.limits import TOGETHER, pipelined_rate
-from benchmarks.peers import DEFAULTS, OURS, SHARDED, STOCK, THREAD, Peer
+from benchmarks.peers import DEFAULTS, LOCKED, OURS, SHARDED, STOCK, THREAD, Peer
 from benchmarks.results import Bar, Figure, Kind, Run, Table, measured
 from benchmarks.world import World
 
@@ -29,7 +29,7 @@ and server share the cores as the system lets them. The limit is EVALSHA of an L
 bytes, fifty a round trip, from one client.
 """
 #: Turns of a run, for contenders that write them one by one and in batches.
-TURNS, BATCHED_TURNS = 2_000, 20_000
+TURNS, BATCHED_TURNS = 1_000, 20_000
 ONE = {"HERMES_TASKS_BATCH_TURNS": "1"}
 ALONE = f"{OURS.name}, batches of one"
 KINDS = {"rate": Kind("turns/s")}
@@ -40,15 +40,13 @@ def run(plan: Plan) -> Iterator[Table]:
     """Turns a second."""
     yield prefork(plan)
     yield batched(plan)
-    for sessions in (1, 100, 10_000) if plan.full else (100,):
-        yield against_all(plan, sessions)
+    yield one_process(plan, 100, plan.peers)
     if plan.full:
+        # The others know no sessions: they are as quick with any number of them.
+        knowing = [peer for peer in plan.peers if peer in (STOCK, LOCKED) or peer.keeps_order]
+        yield one_process(plan, 1, knowing)
+        yield one_process(plan, 10_000, knowing)
         yield scaling(plan)
-
-
-def turns_of(plan: Plan) -> int:
-    """Of a run whose contenders write them one by one."""
-    return TURNS if plan.full else TURNS // 2
 
 
 def rates(plan: Plan, contenders: Mapping[str, Run]) -> list[Figure]:
@@ -59,9 +57,8 @@ def rates(plan: Plan, contenders: Mapping[str, Run]) -> list[Figure]:
 def prefork(plan: Plan) -> Table:
     """Batches of one against stock Celery: the same pool, the same number of processes."""
     peers = (STOCK, DEFAULTS) if plan.full else (STOCK,)
-    total = turns_of(plan)
     contenders: dict[str, Run] = {
-        peer.name: partial(measure, peer, 100, total, pool="prefork", slots=2, env=ONE)
+        peer.name: partial(measure, peer, 100, 2 * TURNS, pool="prefork", slots=2, env=ONE)
         for peer in (OURS, *peers)
     }
     (rate,) = rates(plan, contenders)
@@ -95,12 +92,12 @@ def batched(plan: Plan) -> Table:
     )
 
 
-def against_all(plan: Plan, sessions: int) -> Table:
-    """Every contender, with one worker process of 32 slots where it can have them."""
-    total = max(turns_of(plan), sessions)
+def one_process(plan: Plan, sessions: int, peers: Iterable[Peer]) -> Table:
+    """Contenders with one worker process of 32 slots where they can have them."""
+    total = max(TURNS, sessions)
     contenders: dict[str, Run] = {
         peer.name: partial(measure, peer, sessions, round(peer.share * total))
-        for peer in plan.peers
+        for peer in peers
         if peer is not THREAD
     }
     alone = partial(measure, OURS, sessions, total, env=ONE)
@@ -110,7 +107,9 @@ def against_all(plan: Plan, sessions: int) -> Table:
         f"{sessions:,} session{'s' * (sessions > 1)}, one worker process",
         rates(plan, contenders),
         note=f"32 slots, threads or coroutines; RQ has one slot, and {SHARDED.name} "
-        f"{SHARDED.shards} processes of one.",
+        f"{SHARDED.shards} processes of one."
+        + " Who knows no sessions is as quick as with 100."
+        * (sessions != 100),
     )
 
 

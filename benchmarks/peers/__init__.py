@@ -144,7 +144,7 @@ THREAD = Peer(
     keeps_order=True,
     redelivers=False,
     store="",
-    share=0.25,
+    share=0.15,
 )
 
 #: What most users would pick instead, or build.
