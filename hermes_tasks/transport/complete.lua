@@ -80,6 +80,7 @@ if head and head.id == id and not wake
     count_written({head.since}, now)
     redis.call('HSET', SESSION, 'written', ms(math.max(head.number, tonumber(highest or '0'))))
   else
+    allow_full_memory()
     given_up = {head.id, lines or ''}
     bury(name, head, outcome, '', lines)
   end

@@ -24,7 +24,10 @@ local next_one = {unpack(ARGV, 3 + arguments)}
 local others = SESSION_KEYS + (#next_one > 0 and 5 or 0)
 
 if #KEYS > others and redis.call('EXISTS', unpack(KEYS, others + 1)) > 0 then
-  if #next_one > 0 then redis.call('RPUSH', RUN, cjson.encode({next_one[2], next_one[1]})) end
+  if #next_one > 0 then
+    allow_full_memory()   -- a claim that was lost has written nothing
+    redis.call('RPUSH', RUN, cjson.encode({next_one[2], next_one[1]}))
+  end
   return {ended, {}, false, false}
 end
 

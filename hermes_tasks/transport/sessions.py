@@ -335,7 +335,7 @@ class SessionStore:
 
     def give_back(self, entry: bytes | str) -> None:
         """Put a popped entry back where it was: the oldest of the run queue."""
-        self.client.rpush(self.names.run, entry)
+        script("give_back")(self.client, [self.names.run, self.names.meta], [entry])
 
     def counters(self) -> dict[str, int]:
         """Counters of the deployment: accepted, written, retried, failed, ``dead:<reason>``, …"""

@@ -1207,3 +1207,22 @@ def test_with_its_memory_full_redis_accepts_nothing_and_lets_everything_drain(
         assert store.claim(S, 10**6, "t", "worker") is not None
         assert store.purge(S) == 0
         assert complete(store, Outcome.SETTLED, "4") == "idle"
+
+
+def test_with_its_memory_full_redis_gives_up_what_was_revoked_and_takes_back_what_was_popped(
+    full_server: Server, prefix: str
+) -> None:
+    with full_server.client() as client:
+        store = SessionStore(client, Names(prefix), OPTIONS)
+        push(store, "1")
+        claim(store)
+        client.rpush("other", "message")
+        client.config_set("maxmemory", 1)
+
+        assert complete(store, Outcome.REVOKED, "1") == "idle"
+        ahead = Entry(7, "ahead")
+        found = exchange(store, S, "lost", reserved=ahead, unless=["other"])
+        assert found == Exchanged(Completed("lost"))
+        assert pop(store) == ("ahead", 7)
+        store.give_back(str(ahead))
+        assert pop(store) == ("ahead", 7)
