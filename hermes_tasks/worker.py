@@ -161,8 +161,9 @@ class Consumer(CeleryConsumer):
                 self.pool, "_pool", None
             )  # its jobs are in its cache, if it has processes
             for job in list(getattr(pool, "_cache", {}).values()):
-                if job._write_to is not None:
+                if job._write_to is not None and not job._accepted:
                     job._accepted = True
+                    job._worker_pid = job._write_to.pid  # should that die, nobody waits for it
         super().on_close()
 
     def on_unknown_message(self, body: Any, message: Any) -> None:

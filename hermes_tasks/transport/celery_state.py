@@ -20,6 +20,8 @@ def running_tokens() -> frozenset[str]:
 
 def is_stopping() -> bool:
     """Whether the worker was told to shut down warm, to end what it has begun."""
+    if state.should_terminate is not None and state.should_terminate is not False:
+        return False
     return state.should_stop is not None and state.should_stop is not False
 
 
