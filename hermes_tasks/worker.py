@@ -157,10 +157,9 @@ class Consumer(CeleryConsumer):
         somebody to read its answer. When we shut down warm, that is to be us.
         """
         if is_stopping():
-            pool = getattr(
-                self.pool, "_pool", None
-            )  # its jobs are in its cache, if it has processes
-            for job in list(getattr(pool, "_cache", {}).values()):
+            # Of a pool of processes: its jobs. Other pools have none.
+            jobs: dict[Any, Any] = getattr(getattr(self.pool, "_pool", None), "_cache", {})
+            for job in list(jobs.values()):
                 if job._write_to is not None and not job._accepted:
                     job._accepted = True
                     job._worker_pid = job._write_to.pid  # should that die, nobody waits for it
