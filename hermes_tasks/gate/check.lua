@@ -5,8 +5,8 @@
 -- Returns {its state, 1 if a worker's timer looks at it, calls and permits that end later than any
 --   that is granted here, {held session…}, 1 if it is in a maintenance that does not belong to its state}
 
-local function too_late(set) return redis.call('ZCOUNT', set, '(' .. exact(horizon), '+inf') end
+local function later(set, than) return redis.call('ZCOUNT', set, '(' .. exact(than), '+inf') end
 
 return {state, redis.call('ZSCORE', GATES, ARGV[1]) == '1' and 1 or 0,
-  too_late(CALLS) + too_late(PERMITS), redis.call('LRANGE', HELD, 0, -1),
+  later(CALLS, calls_horizon) + later(PERMITS, horizon), redis.call('LRANGE', HELD, 0, -1),
   shut and (state ~= 'open' or not shut_until) and 1 or 0}

@@ -87,7 +87,12 @@ local horizon = now + math.max(1.1 * math.max(PROBE_LONGEST, PROBE_MS), PAUSE_LO
 if probe_at > horizon then probe_at = now end
 if probe_ends > horizon then probe_ends = now end
 if pause_until > horizon then pause_until = 0 end
-if interval and tat > horizon + BURST * interval then tat = now end
+-- Calls that follow on another take places of the pace however far ahead they are: one for each call.
+if interval and tat > horizon + BURST * interval then
+  tat = math.min(tat, now + (redis.call('ZCARD', CALLS) + 1) * interval)
+end
+-- The same for calls, which begin as late as places of the pace are taken.
+local calls_horizon = math.max(horizon, (interval and tat or now) + CEILING + GRACE)
 
 -- Until when calls are stopped by hand, 0: until somebody says so; or nil. A maintenance may last for
 -- days, so it has a horizon of its own: it never lasts longer from now on than it was to last.

@@ -6,6 +6,6 @@
 if state ~= 'closed' and state ~= 'open' and state ~= 'probing' then enter('closed') end
 if shut and (state ~= 'open' or not shut_until) then redis.call('HDEL', GATE, 'shut') end
 redis.call('ZREMRANGEBYSCORE', PERMITS, '(' .. exact(horizon), '+inf')
-redis.call('ZREMRANGEBYSCORE', CALLS, '(' .. exact(horizon), '+inf')
+redis.call('ZREMRANGEBYSCORE', CALLS, '(' .. exact(calls_horizon), '+inf')
 redis.call('ZADD', GATES, redis.call('EXISTS', HELD), ARGV[1])
 return 1

@@ -8,6 +8,6 @@ roll(tonumber(ARGV[1]))
 -- What was set before the clock stepped back keeps others out only where sessions are held, and
 -- there the timer comes: no call need pay for this.
 redis.call('ZREMRANGEBYSCORE', PERMITS, '(' .. exact(horizon), '+inf')
-redis.call('ZREMRANGEBYSCORE', CALLS, '(' .. exact(horizon), '+inf')
+redis.call('ZREMRANGEBYSCORE', CALLS, '(' .. exact(calls_horizon), '+inf')
 local probe, sessions = release()
 return {state, probe, unpack(sessions)}

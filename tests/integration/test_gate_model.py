@@ -53,7 +53,7 @@ START = 1_800_000_000_000_000  # microseconds
 #: Nobody asks for a call that would start later than in so many ms: dozens at once, at the slowest
 #: pace, are no deployment's. What ends beyond a horizon was set, for gate.lua, before the clock
 #: stepped back, and the rules know of no such horizon.
-FURTHEST = 45_000
+FURTHEST = 60_000
 POLICY = Policy(
     failures=2,
     probe_seconds=10,

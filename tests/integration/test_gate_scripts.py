@@ -28,6 +28,7 @@ from hermes_tasks.gate import (
     known_gates,
     release_all,
 )
+from hermes_tasks.gate.check import Check
 from hermes_tasks.testing.servers import Server
 from hermes_tasks.transport import scripts
 from hermes_tasks.transport.answers import Claimed, Outcome
@@ -480,6 +481,21 @@ def test_sessions_come_at_the_pace(make: Callable[..., Deployment], clock: Clock
         delays.append(answer.delay)
     assert delays == pytest.approx([208, 416])
     assert workers.run_queue() == []
+
+
+def test_calls_far_ahead_at_a_slow_pace_are_not_taken_for_those_of_another_clock(
+    make: Callable[..., Deployment],
+) -> None:
+    workers = make(rate=0.5)
+    claimed, calls = workers.claim("a"), workers.store.names.gate(NAME)[2]
+    for number in range(1, 301):  # after the first, as many as it likes: the session has its turn
+        answer = workers.ask(claimed)
+        assert isinstance(answer, Go)
+        assert answer.delay == pytest.approx(2080 * (number - 1))
+    workers.gate.release()
+    assert workers.store.client.zcard(calls) == 300
+    report = Check(workers.store, workers.gate.policy).run()
+    assert not report.findings
 
 
 def test_the_timer_looks_at_every_gate_that_holds_sessions(
