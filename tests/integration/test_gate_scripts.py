@@ -486,7 +486,7 @@ def test_sessions_come_at_the_pace(make: Callable[..., Deployment], clock: Clock
 def test_calls_far_ahead_at_a_slow_pace_are_not_taken_for_those_of_another_clock(
     make: Callable[..., Deployment],
 ) -> None:
-    workers = make(rate=0.5)
+    workers = make(rate=0.5, probe_longest=60.0, retry_after_cap=60.0)
     claimed, calls = workers.claim("a"), workers.store.names.gate(NAME)[2]
     for number in range(1, 301):  # after the first, as many as it likes: the session has its turn
         answer = workers.ask(claimed)
