@@ -17,7 +17,7 @@ at a time and for fifty at once, a row into SQLite, calls to the stand-in for Ho
 ms. No result below can be better than the limit it is a share of. Where client and server share a
 core a round trip is several times cheaper than across two, so both are measured.
 """
-COUNT = 3_000
+COUNT = 2_000
 SLOTS = 32
 
 

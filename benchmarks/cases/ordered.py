@@ -10,7 +10,7 @@ from functools import partial
 
 from benchmarks.cases import Plan
 from benchmarks.limits import writer_seconds
-from benchmarks.peers import OURS, THREAD, Peer
+from benchmarks.peers import OURS, STOCK, THREAD, Peer
 from benchmarks.results import Bar, Kind, Series, Table, measured, named
 from benchmarks.world import World
 
@@ -45,20 +45,22 @@ def run(plan: Plan) -> Iterator[Table]:
 
 def case(plan: Plan, sessions: int, turns: int) -> Table:
     """So many sessions, of so many turns each."""
+    # In order is what matters: those that do not keep it are for the full run, but for one.
+    peers = [peer for peer in plan.peers if plan.full or peer.keeps_order or peer is STOCK]
     rate, order, undone = measured(
         plan.runs,
-        named(plan.peers, lambda peer: partial(measure, peer, sessions, turns)),
+        named(peers, lambda peer: partial(measure, peer, sessions, turns)),
         KINDS,
         (f"the writer alone, {min(SLOTS, sessions)} slots", partial(alone, sessions, turns)),
     )
     keeping = [
         rate[peer.name]
-        for peer in plan.peers
+        for peer in peers
         if peer.keeps_order and peer is not OURS and not any(order[peer.name].values)
     ]
     best = max(keeping, key=lambda series: series.median or 0.0, default=Series("none"))
     ours = rate[OURS.name].median
-    given = ", ".join(f"{peer.name} {peer.share:.0%}" for peer in plan.peers if peer.share < 1)
+    given = ", ".join(f"{peer.name} {peer.share:.0%}" for peer in peers if peer.share < 1)
     worst = max((value or 0.0 for value in order[OURS.name].values), default=0.0)
     title = f"{sessions} session{'s' * (sessions > 1)} x {turns} turns"
     return Table(
