@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -71,7 +72,8 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             for process in self._every():
-                process.kill()
+                with suppress(psutil.NoSuchProcess):  # it has ended with the one before it
+                    process.kill()
             self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
 

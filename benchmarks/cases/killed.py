@@ -30,7 +30,7 @@ LATENCY = {"median": 0.022, "sigma": 0.75}
 #: The longest a run may take after the kill, in seconds.
 STUCK = 75.0
 #: Contenders that are measured at the same time.
-AT_ONCE = 6
+AT_ONCE = 12
 #: A lease of 5 s, and calls of at most 2 s that land 2 s later at most: who takes over a call whose
 #: worker died waits for the lease, and until the call can no longer land.
 SHORT = {

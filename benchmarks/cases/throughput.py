@@ -32,6 +32,9 @@ bytes, fifty a round trip, from one client.
 TURNS, BATCHED_TURNS = 1_000, 20_000
 ONE = {"HERMES_TASKS_BATCH_TURNS": "1"}
 ALONE = f"{OURS.name}, batches of one"
+#: Contenders to whom the number of sessions makes a difference, and stock Celery.
+KNOWING = (OURS, STOCK, SHARDED)
+ONE_BY_ONE = (*KNOWING, LOCKED)
 KINDS = {"rate": Kind("turns/s")}
 LIMIT = (f"EVALSHA, {TOGETHER} a round trip", pipelined_rate)
 
@@ -42,10 +45,9 @@ def run(plan: Plan) -> Iterator[Table]:
     yield batched(plan)
     yield one_process(plan, 100, plan.peers)
     if plan.full:
-        # The others know no sessions: they are as quick with any number of them.
-        knowing = [peer for peer in plan.peers if peer in (STOCK, LOCKED) or peer.keeps_order]
-        yield one_process(plan, 1, knowing)
-        yield one_process(plan, 10_000, knowing)
+        # The others know no sessions, or lock them one by one: as quick with any number of them.
+        yield one_process(plan, 1, [peer for peer in plan.peers if peer in ONE_BY_ONE])
+        yield one_process(plan, 10_000, [peer for peer in plan.peers if peer in KNOWING])
         yield scaling(plan)
 
 
