@@ -453,20 +453,10 @@ def _parts(
     parts: list[Message] = []
     last: datetime | None = None
     for index, entry in enumerate(messages):
-        where = f"messages[{index}]"
-        # A look at the type of what is a dict, as nearly all are, takes a tenth of the other.
-        if not isinstance(entry, dict) and not isinstance(entry, Mapping):
-            raise InvalidTurn(f"{where} must be a mapping, not {type(entry).__name__}")
-        peer = honcho_id(entry.get("peer", ""), f"{where}.peer")
-        content = entry.get("content")
-        if not isinstance(content, str):
-            raise InvalidTurn(f"{where}.content must be a string, not {type(content).__name__}")
-        given, metadata = entry.get("created_at"), entry.get("metadata")
-        if given is not None:
-            given = _time(given, f"{where}.created_at")
-        if metadata is not None:
-            metadata = _metadata(metadata, f"{where}.metadata")
-        content = clean(content if scrub is None else scrub(content))
+        try:
+            peer, content, given, metadata = _said(entry, scrub)
+        except InvalidTurn as error:
+            raise InvalidTurn(f"messages[{index}]{error}") from None
         if is_blank(content):
             continue
         stamp = given or _later(datetime.now(UTC), last)
@@ -474,6 +464,25 @@ def _parts(
             parts.append(Message(peer, part, stamp.isoformat(timespec="microseconds"), metadata))
             last, stamp = stamp, _later(stamp, stamp)
     return tuple(parts)
+
+
+def _said(
+    entry: Mapping[str, Any], scrub: Callable[[str], str] | None
+) -> tuple[str, str, datetime | None, dict[str, Any] | None]:
+    """Peer, cleaned content, time and metadata of a message; an error begins with the field."""
+    # A look at the type of what is a dict, as nearly all are, takes a tenth of the other.
+    if not isinstance(entry, dict) and not isinstance(entry, Mapping):
+        raise InvalidTurn(f" must be a mapping, not {type(entry).__name__}")
+    peer = honcho_id(entry.get("peer", ""), ".peer")
+    content = entry.get("content")
+    if not isinstance(content, str):
+        raise InvalidTurn(f".content must be a string, not {type(content).__name__}")
+    given, metadata = entry.get("created_at"), entry.get("metadata")
+    if given is not None:
+        given = _time(given, ".created_at")
+    if metadata is not None:
+        metadata = _metadata(metadata, ".metadata")
+    return peer, clean(content if scrub is None else scrub(content)), given, metadata
 
 
 def _later(stamp: datetime, last: datetime | None) -> datetime:
