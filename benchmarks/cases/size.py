@@ -21,7 +21,7 @@ from benchmarks.world import World
 from hermes_tasks.testing.servers import EmbeddedValkey, RedisServer, Server
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport import SessionStore
-from hermes_tasks.transport.answers import Outcome
+from hermes_tasks.transport.answers import Entry, Outcome
 
 TITLE = "Cost against size"
 ABOUT = """
@@ -134,17 +134,17 @@ def cycle(store: SessionStore) -> dict[str, float | None]:
         _run_through(store, session)
     taken = time.perf_counter() - begin
     scripts = store.client.info("commandstats")["cmdstat_evalsha"]["usec"]
-    store.client.delete(*(key for one in sessions for key in store.names.session(one)[:5]))
+    store.client.delete(*(key for one in sessions for key in store.names.own(one)))
     return {"a turn": taken / CYCLES * 1e6, "of this, the server's scripts": scripts / CYCLES}
 
 
 def _run_through(store: SessionStore, session: str) -> None:
     entry = store.client.rpop(store.names.run)
     assert isinstance(entry, bytes)
-    number, name = json.loads(entry)
-    claim = store.claim(name, int(number), uuid.uuid4().hex, "bench")
+    found = Entry.parse(entry)
+    claim = store.claim(found.session, found.number, uuid.uuid4().hex, "bench")
     assert claim is not None
-    assert name == session
+    assert claim.session == session
     store.commit(session, claim.token, [claim.items[0].id])
     store.complete(session, claim.token, Outcome.ENDED)
 
