@@ -44,7 +44,8 @@ METADATA_DEPTH: Final = 5
 
 _OBSERVATION: Final = frozenset({"observe_me", "observe_others"})
 _MICROSECOND: Final = timedelta(microseconds=1)
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+"""The JSON text of a value, as turns are kept: without a space between its parts."""
 
 
 def session_key(backend: str, workspace: str, session: str) -> str:
@@ -200,12 +201,12 @@ class Turn:
         """:meth:`to_json` as JSON text, in a third of the time: ids and times need no quoting."""
         messages = ",".join(
             [
-                f'{{"peer":"{m.peer}","content":{_encode(m.content)},"created_at":"{m.created_at}"'
-                + (f',"metadata":{_encode(m.metadata)}}}' if m.metadata else "}")
+                f'{{"peer":"{m.peer}","content":{encode(m.content)},"created_at":"{m.created_at}"'
+                + (f',"metadata":{encode(m.metadata)}}}' if m.metadata else "}")
                 for m in self.messages
             ]
         )
-        peers = f',"peers":{_encode(self.peers)}' if self.peers else ""
+        peers = f',"peers":{encode(self.peers)}' if self.peers else ""
         ask = ',"ask":true' if self.ask else ""
         return (
             f'{{"v":{FORMAT},"turn_id":"{self.turn_id}","backend":"{self.backend}",'
@@ -367,7 +368,7 @@ class Conclusion:
 
     def to_text(self) -> str:
         """:meth:`to_json` as JSON text."""
-        return _encode(self.to_json())
+        return encode(self.to_json())
 
     @property
     def session_key(self) -> str:

@@ -20,7 +20,7 @@ from hermes_tasks.gateway.link import FAILURES, Link, error_code
 from hermes_tasks.gateway.stencil import Stencil
 from hermes_tasks.sealing import Sealed, is_sealed, keyring_of
 from hermes_tasks.transport import Push, PushAnswer, collected_pushes, push_all
-from hermes_tasks.turns import Memory, from_json, session_key
+from hermes_tasks.turns import Memory, encode, from_json, session_key
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -149,7 +149,7 @@ class Sender:
         return self._stencil.message(
             session,
             described,
-            json.dumps(turn, separators=(",", ":")) if row.attempted else row.body,
+            encode(turn) if row.attempted else row.body,
             sender=incarnation,
             sent=row.number,
             previous=previous,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -30,11 +29,9 @@ from hermes_tasks.scrub import scrub
 from hermes_tasks.sealing import keyring_of
 from hermes_tasks.tracing import Traced
 from hermes_tasks.transport import Names
-from hermes_tasks.turns import Conclusion, Memory, Turn, session_key
+from hermes_tasks.turns import Conclusion, Memory, Turn, encode, session_key
 
 logger = logging.getLogger(__name__)
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 PROGRESS_SECONDS = 1.0
 """How long Redis may take to tell ``flush`` how far a session is."""
@@ -228,7 +225,7 @@ class TurnSync:
                 data[tracing.CARRIER] = carrier
                 traced.set("messaging.message.id", turn.turn_id)
                 traced.set("messaging.message.conversation_id", turn.session_key)
-            body = _encode(data)
+            body = encode(data)
         self._spool.append(turn.session_key, turn.turn_id, body)
         self._publisher.wake()
         return Receipt(turn.turn_id, turn.workspace, turn.session)
