@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from hermes_tasks.errors import InvalidTurn
@@ -43,7 +45,9 @@ METADATA_DEPTH: Final = 5
 """Deepest nesting of objects in a message's metadata that Honcho takes."""
 
 _OBSERVATION: Final = frozenset({"observe_me", "observe_others"})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_LAST_MOMENT: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 """The JSON text of a value, as turns are kept: without a space between its parts."""
 
@@ -56,7 +60,8 @@ def session_key(backend: str, workspace: str, session: str) -> str:
     return f"{backend}:{workspace}:{session}"
 
 
-@dataclass(frozen=True, slots=True)
+# Turns and their messages are made while a person waits: a frozen dataclass takes six times as long.
+@dataclass(slots=True)
 class Message:
     """One message as it will be stored: an entry of a turn, or a part of a long one.
 
@@ -73,7 +78,7 @@ class Message:
     metadata: dict[str, Any] | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
     """One exchange to be remembered, in the session it belongs to."""
 
@@ -452,25 +457,28 @@ def _parts(
 ) -> tuple[Message, ...]:
     """The messages as they will be stored: cleaned, blank ones left out, long ones split."""
     parts: list[Message] = []
-    last: datetime | None = None
+    last = -1  # nothing that comes without a time was said before 1970
     for index, entry in enumerate(messages):
         try:
-            peer, content, given, metadata = _said(entry, scrub)
+            peer, content, moment, metadata = _said(entry, scrub)
         except InvalidTurn as error:
             raise InvalidTurn(f"messages[{index}]{error}") from None
         if is_blank(content):
             continue
-        stamp = given or _later(datetime.now(UTC), last)
+        if moment is None:
+            # Honcho lists messages of one moment in no particular order.
+            moment = max(time.time_ns() // 1_000, last + 1)
         for part in split(content):
-            parts.append(Message(peer, part, stamp.isoformat(timespec="microseconds"), metadata))
-            last, stamp = stamp, _later(stamp, stamp)
+            last = min(moment, _LAST_MOMENT)
+            parts.append(Message(peer, part, _iso(last), metadata))
+            moment = last + 1
     return tuple(parts)
 
 
 def _said(
     entry: Mapping[str, Any], scrub: Callable[[str], str] | None
-) -> tuple[str, str, datetime | None, dict[str, Any] | None]:
-    """Peer, cleaned content, time and metadata of a message; an error begins with the field."""
+) -> tuple[str, str, int | None, dict[str, Any] | None]:
+    """Peer, cleaned content, moment and metadata of a message; an error begins with the field."""
     # A look at the type of what is a dict, as nearly all are, takes a tenth of the other.
     if not isinstance(entry, dict) and not isinstance(entry, Mapping):
         raise InvalidTurn(f" must be a mapping, not {type(entry).__name__}")
@@ -480,38 +488,40 @@ def _said(
         raise InvalidTurn(f".content must be a string, not {type(content).__name__}")
     given, metadata = entry.get("created_at"), entry.get("metadata")
     if given is not None:
-        given = _time(given, ".created_at")
+        given = _moment(given, ".created_at")
     if metadata is not None:
         metadata = _metadata(metadata, ".metadata")
     return peer, clean(content if scrub is None else scrub(content)), given, metadata
 
 
-def _later(stamp: datetime, last: datetime | None) -> datetime:
-    """A time after ``last``: Honcho lists messages of one moment in no particular order."""
-    if last is None or stamp > last:
-        return stamp
-    try:
-        return last + _MICROSECOND
-    except OverflowError:  # the last microsecond of the year 9999
-        return last
-
-
-def _time(value: object, where: str) -> datetime:
-    """A time in UTC. Naive is UTC, as on the server."""
+def _moment(value: object, where: str) -> int:
+    """A time in microseconds since the epoch. Naive is UTC, as on the server."""
     try:
         if isinstance(value, datetime):
-            moment = value
+            time_given = value
         elif isinstance(value, str):
-            moment = datetime.fromisoformat(value)
+            time_given = datetime.fromisoformat(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
+            time_given = datetime.fromtimestamp(value, UTC)
         else:
             raise InvalidTurn(f"{where} must be ISO 8601 or seconds, not {type(value).__name__}")
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=UTC)
-        return moment.astimezone(UTC)
+        if time_given.tzinfo is None:
+            time_given = time_given.replace(tzinfo=UTC)
+        # In UTC first: there it must be of a year from 1 to 9999, too.
+        return (time_given.astimezone(UTC) - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError, OSError):
         raise InvalidTurn(f"{where} is not a time: give ISO 8601 or seconds") from None
+
+
+def _iso(moment: int) -> str:
+    """ISO 8601, in a third of the time that :class:`~datetime.datetime` takes."""
+    second, microseconds = divmod(moment, 1_000_000)
+    return f"{_iso_second(second)}.{microseconds:06d}+00:00"
+
+
+@lru_cache(maxsize=16)
+def _iso_second(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[: len("2026-01-31T12:00:00")]
 
 
 def _metadata(value: object, where: str) -> dict[str, Any] | None:
