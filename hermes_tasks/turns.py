@@ -60,7 +60,7 @@ def session_key(backend: str, workspace: str, session: str) -> str:
     return f"{backend}:{workspace}:{session}"
 
 
-# Turns and their messages are made while a person waits: a frozen dataclass takes six times as long.
+# Not frozen: it would take six times as long to make, on the path of the user.
 @dataclass(slots=True)
 class Message:
     """One message as it will be stored: an entry of a turn, or a part of a long one.

@@ -24,6 +24,10 @@ def message(content: Any = "hi", **more: Any) -> dict[str, Any]:
     return {"peer": "igor", "content": content, **more}
 
 
+EAST, WEST = "T00:30:00+01:00", "T23:30:00-01:00"
+"""Times that are of another day in UTC: the first of all days has none before it."""
+
+
 def times(turn: Turn) -> list[datetime]:
     return [datetime.fromisoformat(m.created_at) for m in turn.messages]
 
@@ -139,6 +143,12 @@ def test_times_are_stored_in_utc_however_they_are_given(given_time: object) -> N
     assert turn.messages[0].created_at == "2026-01-31T12:00:00.000000+00:00"
 
 
+@pytest.mark.parametrize("year", ["0001", "0999", "1969", "1970", "9999"])
+def test_a_time_of_any_year_is_stored_as_it_was_given(year: str) -> None:
+    turn = Turn.create("w", "s", [message(created_at=f"{year}-03-01T04:05:06.000007Z")])
+    assert turn.messages[0].created_at == f"{year}-03-01T04:05:06.000007+00:00"
+
+
 def test_the_last_moment_of_time_can_be_split_too() -> None:
     turn = Turn.create(
         "w", "s", [message("x" * 30_000, created_at=datetime.max.replace(tzinfo=UTC))]
@@ -197,6 +207,8 @@ ENDLESS.append(ENDLESS)
         (r"messages\[0\].created_at", {"messages": [message(created_at=1e300)]}),
         (r"messages\[0\].created_at", {"messages": [message(created_at=float("nan"))]}),
         (r"messages\[0\].created_at", {"messages": [message(created_at=True)]}),
+        (r"messages\[0\].created_at", {"messages": [message(created_at=f"0001-01-01{EAST}")]}),
+        (r"messages\[0\].created_at", {"messages": [message(created_at=f"9999-12-31{WEST}")]}),
         (r"messages\[0\].metadata", {"messages": [message(metadata=SECRET)]}),
         (r"messages\[0\].metadata", {"messages": [message(metadata=nested(6))]}),
         (r"messages\[0\].metadata", {"messages": [message(metadata={"a": ENDLESS})]}),
