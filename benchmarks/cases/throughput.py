@@ -6,13 +6,13 @@ written and the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from benchmarks.cases import Plan
 from benchmarks.limits import TOGETHER, pipelined_rate
-from benchmarks.peers import DEFAULTS, LOCKED, OURS, SHARDED, STOCK, THREAD, Peer
+from benchmarks.peers import DEFAULTS, OURS, PROCRASTINATE, SHARDED, STOCK, THREAD, Peer
 from benchmarks.results import Bar, Figure, Kind, Run, Table, measured
 from benchmarks.world import World
 
@@ -32,9 +32,8 @@ bytes, fifty a round trip, from one client.
 TURNS, BATCHED_TURNS = 1_000, 20_000
 ONE = {"HERMES_TASKS_BATCH_TURNS": "1"}
 ALONE = f"{OURS.name}, batches of one"
-#: Contenders to whom the number of sessions makes a difference, and stock Celery.
-KNOWING = (OURS, STOCK, SHARDED)
-ONE_BY_ONE = (*KNOWING, LOCKED)
+#: Turns of one hot session for procrastinate, which looks for the next one ten times a second.
+POLLED_TURNS = 200
 KINDS = {"rate": Kind("turns/s")}
 LIMIT = (f"EVALSHA, {TOGETHER} a round trip", pipelined_rate)
 
@@ -43,11 +42,10 @@ def run(plan: Plan) -> Iterator[Table]:
     """Turns a second."""
     yield prefork(plan)
     yield batched(plan)
-    yield one_process(plan, 100, plan.peers)
+    yield one_process(plan, 100)
     if plan.full:
-        # The others know no sessions, or lock them one by one: as quick with any number of them.
-        yield one_process(plan, 1, [peer for peer in plan.peers if peer in ONE_BY_ONE])
-        yield one_process(plan, 10_000, [peer for peer in plan.peers if peer in KNOWING])
+        yield one_process(plan, 1)
+        yield one_process(plan, 10_000)
         yield scaling(plan)
 
 
@@ -94,24 +92,27 @@ def batched(plan: Plan) -> Table:
     )
 
 
-def one_process(plan: Plan, sessions: int, peers: Iterable[Peer]) -> Table:
+def one_process(plan: Plan, sessions: int) -> Table:
     """Contenders with one worker process of 32 slots where they can have them."""
-    total = max(TURNS, sessions)
+
+    def turns(peer: Peer) -> int:
+        if peer is PROCRASTINATE and sessions == 1:
+            return POLLED_TURNS
+        return round(peer.share * max(TURNS, sessions))
+
     contenders: dict[str, Run] = {
-        peer.name: partial(measure, peer, sessions, round(peer.share * total))
-        for peer in peers
+        peer.name: partial(measure, peer, sessions, turns(peer))
+        for peer in plan.peers
         if peer is not THREAD
     }
-    alone = partial(measure, OURS, sessions, total, env=ONE)
+    alone = partial(measure, OURS, sessions, turns(OURS), env=ONE)
     contenders = {OURS.name: contenders.pop(OURS.name), ALONE: alone, **contenders}
     return Table(
         f"throughput-{sessions}",
         f"{sessions:,} session{'s' * (sessions > 1)}, one worker process",
         rates(plan, contenders),
         note=f"32 slots, threads or coroutines; RQ has one slot, and {SHARDED.name} "
-        f"{SHARDED.shards} processes of one."
-        + " Who knows no sessions is as quick as with 100."
-        * (sessions != 100),
+        f"{SHARDED.shards} processes of one.",
     )
 
 

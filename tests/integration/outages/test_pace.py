@@ -27,11 +27,12 @@ def test_four_workers_stay_within_the_rate_and_sessions_share_it(
     deployment.send(sessions, 3)
     deployment.wait_until_written(DONE)
     times = [at for at, _ in honcho.arrivals()[before:]]
-    # Then no second holds more calls, wherever it begins
+    # Then no second holds more calls, wherever it begins; but that on its way from the gate to the
+    # server a call may be late by as long as the next one is away
     spans = [times[i + RATE] - times[i] for i in range(len(times) - RATE)]
     pace = (len(times) - 1) / (times[-1] - times[0])
     print(f"{len(times)} calls, {pace:.2f}/s, {RATE + 1} calls within {min(spans):.3f} s at least")
-    assert min(spans) >= 1.0
+    assert min(spans) >= 1.0 - 1 / RATE
     # and the rate is used
     assert pace >= 0.8 * RATE
     # and no session is far ahead of another
