@@ -281,7 +281,7 @@ def _content(message: bytes, settings: Settings) -> Any:
     from hermes_tasks.transport.lease import decode_body
 
     try:
-        args, kwargs = decode_body(wire.unpack(message.decode()), ["json"])
+        args, kwargs = decode_body(wire.unpack(message.decode()), ["application/json"])
         turn = args[0] if args else kwargs["turn"]
     except (ValueError, TypeError, LookupError, RecursionError, DecodeError, ContentDisallowed):
         return message.decode(errors="replace")

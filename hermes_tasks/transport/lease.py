@@ -35,6 +35,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 #: Share of the lease, after ``begin``, in which the first byte may leave. Later a process may have
 #: been stopped so long that another worker owns the session: it does not send.
 SEND_WITHIN = 0.6
+_JSON = "application/json"
 #: How often what an earlier call may have carried is asked for in vain before it is written.
 QUESTIONS = 2
 
@@ -336,26 +337,32 @@ def _result_recorder(task: Task) -> Callable[[BatchMessage, str], None] | None:
 def _followers(
     entries: Sequence[tuple[int, str, str, int]], accept: Iterable[str]
 ) -> Iterable[BatchMessage]:
+    types: Collection[str] | None = prepare_accept_content(accept)
     for number, id, text, accepted in entries:
         try:
             message = wire.unpack(text)
-            args, kwargs = decode_body(message, accept)
+            args, kwargs = decode_body(message, types)
         except (ValueError, TypeError, KeyError, RecursionError, DecodeError, ContentDisallowed):
             return
         yield BatchMessage(id, number, accepted, args, kwargs, message["headers"])
 
 
-def decode_body(message: dict[str, Any], accept: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments of a Celery message (protocol 2) as the broker holds it."""
-    properties = message["properties"]
-    codec = Channel.codecs.get(properties.get("body_encoding"))
+def decode_body(
+    message: dict[str, Any], accept: Collection[str] | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of a Celery message (protocol 2) as the broker holds it.
+
+    ``accept``: the content types that may be decoded; ``None``: all that Kombu does not refuse.
+    """
+    content_type = message["content-type"]
+    codec = Channel.codecs.get(message["properties"].get("body_encoding"))
     body = codec.decode(message["body"]) if codec else message["body"]
-    args, kwargs, _embed = loads(
-        body,
-        message["content-type"],
-        message["content-encoding"],
-        accept=prepare_accept_content(accept),
-    )
+    allowed = accept is None or content_type in accept
+    if content_type == _JSON and allowed and isinstance(body, str):
+        # Kombu's way to the same takes three times as long, for each turn of a batch.
+        args, kwargs, _embed = wire.decode(body)
+    else:
+        args, kwargs, _embed = loads(body, content_type, message["content-encoding"], accept=accept)
     return args, kwargs
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
+import kombu.utils.json
 import pytest
 from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection
+from kombu.exceptions import ContentDisallowed
 
 from hermes_tasks.transport import wire
 from hermes_tasks.transport.lease import decode_body
 
 QUEUE = "hermes.session.default:w:s"
+JSON = {"application/json"}
 
 
 def sent(args: Any, **options: Any) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def plain(message: dict[str, Any]) -> dict[str, Any]:
     properties.pop("body_encoding", None)
     return {
         **message,
-        "body": decode_body(message, ["json"]),
+        "body": decode_body(message, JSON),
         "properties": {name: value for name, value in properties.items() if value is not None},
     }
 
@@ -66,6 +71,33 @@ def test_what_is_packed_comes_back(text: str, options: dict[str, Any]) -> None:
     message = sent(({"content": text},), **options)
     back = wire.unpack(wire.pack(message, QUEUE), QUEUE)
     assert plain(back) == plain(message)
+
+
+def test_arguments_are_decoded_as_kombu_does() -> None:
+    args = [
+        uuid.UUID(int=7),
+        datetime(2026, 1, 31, tzinfo=UTC),
+        Decimal("1.5"),
+        b"\xff",
+        {"a": [None]},
+    ]
+    message = sent(args, body=kombu.utils.json.dumps([args, {}, {}]))
+    message = wire.unpack(wire.pack(message, QUEUE), QUEUE)
+    assert decode_body(message, JSON) == (args, {})
+
+
+def test_what_may_not_be_decoded_is_not() -> None:
+    with pytest.raises(ContentDisallowed):
+        decode_body(sent(()), {"application/x-yaml"})
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "{", '{"__type__": "uuid", "__value__": 5}', '{"__type__": "?", "__value__": 5}']
+)
+def test_a_broken_body_is_said_to_be_one(broken: str) -> None:
+    message = wire.unpack(wire.pack(sent((), body=f"[[{broken}, {{}}, {{}}]"), QUEUE), QUEUE)
+    with pytest.raises(ValueError, match="no JSON"):
+        decode_body(message, JSON)
 
 
 def test_a_turn_of_one_kilobyte_takes_less_than_a_third_more() -> None:
