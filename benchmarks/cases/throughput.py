@@ -22,7 +22,8 @@ Turns a second through a worker whose task writes nowhere, so that nothing but t
 measured. A deployment that has so many turns a second is rare; what it shows is how much of a
 core the queue takes from everything else. hermes_tasks gives a task up to fifty turns of a
 session at once, which is why it is so much quicker than the others with few sessions; "batches of
-one" takes that away.
+one" takes that away, and so do ten thousand sessions of one turn each: what is left is what
+Celery's worker does for a task.
 
 Processes are not pinned here: sender and worker are never at work at the same time, and worker
 and server share the cores as the system lets them. The limit is EVALSHA of an LPUSH of as many
