@@ -319,6 +319,7 @@ class Sender:
         name: str = "s",
         pace: float = 0.0,
         limit: float = STUCK,
+        join: bool = True,
     ) -> Sent:
         """Send turns.
 
@@ -327,12 +328,13 @@ class Sender:
             turns: of each session.
             size: bytes of each turn's text.
             name: first part of the sessions' names.
-            pace: seconds between two calls; without it, it ends when all turns are on the server.
+            pace: seconds between two calls.
             limit: seconds after which a call that has not returned is given up.
+            join: end when all turns are on the server, if none was given up.
         """
         asked = {"sessions": sessions, "count": turns, "size": size, "name": name}
         assert self._process.stdin is not None
-        how = {"pace": pace, "limit": limit, "join": not pace}
+        how = {"pace": pace, "limit": limit, "join": join}
         self._process.stdin.write(json.dumps({**asked, **how}) + "\n")
         self._process.stdin.flush()
         found = json.loads(self._line())

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quote
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from hermes_tasks.errors import InvalidTurn
@@ -206,7 +207,7 @@ class Turn:
         """:meth:`to_json` as JSON text, in a third of the time: ids and times need no quoting."""
         messages = ",".join(
             [
-                f'{{"peer":"{m.peer}","content":{encode(m.content)},"created_at":"{m.created_at}"'
+                f'{{"peer":"{m.peer}","content":{quote(m.content)},"created_at":"{m.created_at}"'
                 + (f',"metadata":{encode(m.metadata)}}}' if m.metadata else "}")
                 for m in self.messages
             ]

@@ -208,7 +208,8 @@ class Outbox:
             self._last = number
             self._numbers.add(session_key, number)
             self.pending += 1
-            self._written()
+            self._writes += 1
+            self._truncated = False
             return number
 
     def rows(self, limit: int) -> list[Row]:
