@@ -54,7 +54,7 @@ format: install  ## Format the code and fix what ruff can fix.
 bench: $(VENV)/.benched  ## Measure side by side with what a user would pick instead, 10 minutes; the page is build/benchmarks.md.
 	$(BIN)/python -m benchmarks --page build
 
-bench-full: $(VENV)/.benched  ## The same with every size and contender, an hour; the page is docs/benchmarks.md.
+bench-full: $(VENV)/.benched  ## The same with every size and contender, an hour and a half; the page is docs/benchmarks.md.
 	$(BIN)/python -m benchmarks --full --page docs
 
 install: $(VENV)/.installed

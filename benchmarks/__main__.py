@@ -42,7 +42,9 @@ HOST_PROVIDER = "provider"
 @click.option(
     "--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs of each contender."
 )
-@click.option("--full", is_flag=True, help="Every size and every contender everywhere: an hour.")
+@click.option(
+    "--full", is_flag=True, help="Every size and every contender everywhere: an hour and a half."
+)
 @click.option(
     "--only",
     multiple=True,
