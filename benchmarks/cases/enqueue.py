@@ -105,8 +105,9 @@ def phases_of(plan: Plan) -> list[Phase]:
     phases = [Phase(1_000, place, pace) for pace in (0.0, PACE) for place in places]
     # What is long is bound by copying, not by where a core is woken.
     phases.append(Phase(50_000, places[-1]))
-    phases += [Phase(1_000, places[-1], pace, dead=True) for pace in (0.0, PACE)]
+    phases.append(Phase(1_000, places[-1], dead=True))
     if plan.full:
+        phases.append(Phase(1_000, places[-1], PACE, dead=True))
         phases.append(Phase(50_000, places[-1], dead=True))
     return phases
 

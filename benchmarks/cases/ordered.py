@@ -45,8 +45,9 @@ def run(plan: Plan) -> Iterator[Table]:
 
 def case(plan: Plan, sessions: int, turns: int) -> Table:
     """So many sessions, of so many turns each."""
-    # In order is what matters: those that do not keep it are for the full run, but for one.
-    peers = [peer for peer in plan.peers if plan.full or peer.keeps_order or peer is STOCK]
+    # In order is what matters: those that do not keep it are for the full run, but for one, once.
+    shown = plan.peers if plan.full else [STOCK] * (sessions > 1)
+    peers = [peer for peer in plan.peers if peer.keeps_order or peer in shown]
     rate, order, undone = measured(
         plan.runs,
         named(peers, lambda peer: partial(measure, peer, sessions, turns)),

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.cases import Plan
 from benchmarks.limits import TOGETHER, pipelined_rate
-from benchmarks.peers import DEFAULTS, OURS, PROCRASTINATE, SHARDED, STOCK, THREAD, Peer
+from benchmarks.peers import DEFAULTS, DRAMATIQ, OURS, PROCRASTINATE, SHARDED, STOCK, THREAD, Peer
 from benchmarks.results import Bar, Figure, Kind, Run, Table, measured
 from benchmarks.world import World
 
@@ -58,8 +58,9 @@ def rates(plan: Plan, contenders: Mapping[str, Run]) -> list[Figure]:
 def prefork(plan: Plan) -> Table:
     """Batches of one against stock Celery: the same pool, the same number of processes."""
     peers = (STOCK, DEFAULTS) if plan.full else (STOCK,)
+    total = 2 * TURNS if plan.full else TURNS
     contenders: dict[str, Run] = {
-        peer.name: partial(measure, peer, 100, 2 * TURNS, pool="prefork", slots=2, env=ONE)
+        peer.name: partial(measure, peer, 100, total, pool="prefork", slots=2, env=ONE)
         for peer in (OURS, *peers)
     }
     (rate,) = rates(plan, contenders)
@@ -76,12 +77,10 @@ def prefork(plan: Plan) -> Table:
 
 def batched(plan: Plan) -> Table:
     """Batches of fifty, on one worker process."""
-    ours = partial(measure, OURS, 100, BATCHED_TURNS if plan.full else BATCHED_TURNS // 2)
-    pools: dict[str, Run] = {
-        "prefork, one process": partial(ours, pool="prefork", slots=1),
-        "prefork, two processes": partial(ours, pool="prefork", slots=2),
-    }
+    ours = partial(measure, OURS, 100, BATCHED_TURNS)
+    pools: dict[str, Run] = {"prefork, one process": partial(ours, pool="prefork", slots=1)}
     if plan.full:
+        pools["prefork, two processes"] = partial(ours, pool="prefork", slots=2)
         pools["threads, 32 slots"] = ours
     (rate,) = rates(plan, pools)
     best = max(one.median or 0.0 for one in rate.series if "two" not in one.name)
@@ -103,7 +102,7 @@ def one_process(plan: Plan, sessions: int) -> Table:
 
     contenders: dict[str, Run] = {
         peer.name: partial(measure, peer, sessions, turns(peer))
-        for peer in plan.peers
+        for peer in (plan.peers if plan.full else (OURS, STOCK, DRAMATIQ))
         if peer is not THREAD
     }
     alone = partial(measure, OURS, sessions, turns(OURS), env=ONE)
@@ -112,8 +111,9 @@ def one_process(plan: Plan, sessions: int) -> Table:
         f"throughput-{sessions}",
         f"{sessions:,} session{'s' * (sessions > 1)}, one worker process",
         rates(plan, contenders),
-        note=f"32 slots, threads or coroutines; RQ has one slot, and {SHARDED.name} "
-        f"{SHARDED.shards} processes of one.",
+        note="32 slots, threads or coroutines"
+        + f"; RQ has one slot, and {SHARDED.name} {SHARDED.shards} processes of one" * plan.full
+        + ".",
     )
 
 
