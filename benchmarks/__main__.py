@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -56,7 +57,11 @@ HOST_PROVIDER = "provider"
     type=click.Path(path_type=Path),
     help="Write benchmarks.md into this directory, and results and plots into one beside it.",
 )
-@click.option("--again", is_flag=True, help="Measure nothing: the page of the results there.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Measure nothing: the page of the results there, in today's words.",
+)
 def main(runs: int, full: bool, only: tuple[str, ...], page: Path | None, again: bool) -> None:
     """Measure hermes_tasks side by side with what a user would pick instead.
 
@@ -65,7 +70,10 @@ def main(runs: int, full: bool, only: tuple[str, ...], page: Path | None, again:
     if again:
         if page is None:
             raise click.UsageError("--again needs --page")
-        click.echo(f"written: {report.write(report.read(page), page)}")
+        results = report.read(page)
+        for case in results.cases:
+            case.about = _module(case.name).ABOUT.strip()
+        click.echo(f"written: {report.write(results, page)}")
         return
     plan = Plan(runs, full)
     results = Results(machine())
@@ -93,7 +101,7 @@ def main(runs: int, full: bool, only: tuple[str, ...], page: Path | None, again:
 
 def measure(name: str, plan: Plan) -> Case:
     """One case, said as it goes."""
-    module = importlib.import_module(f"benchmarks.cases.{name}")
+    module = _module(name)
     date = time.strftime("%Y-%m-%d")
     case = Case(name, module.TITLE, module.ABOUT.strip(), plan.runs, date)
     begin = time.monotonic()
@@ -103,6 +111,10 @@ def measure(name: str, plan: Plan) -> Case:
     case.seconds = time.monotonic() - begin
     click.echo(f"\n[{name}: {case.seconds:.0f} s]")
     return case
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.cases.{name}")
 
 
 def machine() -> dict[str, str]:
