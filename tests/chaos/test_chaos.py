@@ -54,9 +54,13 @@ def test_a_build_without_fencing_writes_twice(tmp_path: Path) -> None:
 
 def test_a_build_whose_bound_is_not_atomic_goes_beyond_it(tmp_path: Path) -> None:
     # Given two gateways that fill one session, which nobody empties
+    for n in (1, 2, 3):
+        (tmp_path / str(n)).mkdir()
     plan = [Action(0.5, 4.0, Kind.FAIL, "honcho", 503, -1)]
     limits = replace(QUICK, queue=8)
     shape = replace(
         SMALL, limits=limits, gateways=("g1", "g2"), own=0, shared=1, rate=20.0, broken="bound"
     )
-    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan, drain=1)) >= {"beyond its bound"}
+    # Two pushes must meet in a moment, which they do in nearly every run.
+    runs = (run(n, 5, tmp_path / str(n), shape=shape, plan=plan, drain=1) for n in (1, 2, 3))
+    assert any("beyond its bound" in broken(one) for one in runs)
