@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-LOOK_SECONDS = 0.05
-"""How long a gateway takes between looking at a queue and adding to it: a window for a race."""
+LOOK_SECONDS = 0.2
+"""How long a gateway takes between looking at a queue and adding to it: a window for a race. With
+more turns than one in that time it is always between the two, so two gateways are sure to meet."""
 
 CALL_SECONDS = 0.15
 """How long a worker that has a session takes until it asks whether it may call: another one."""

@@ -27,6 +27,7 @@ SMALL = Shape(
 
 def broken(outcome: Outcome) -> set[str]:
     """Which promises a run found broken."""
+    print(outcome.text())
     return {problem.partition(":")[0] for problem in outcome.verdict.problems()}
 
 
@@ -41,7 +42,7 @@ def test_a_build_without_the_question_writes_twice(tmp_path: Path) -> None:
     # Given calls that are stored, and answered with an error
     plan = [Action(1.0 + n, 0.8, Kind.AFTER, "honcho", 502, 1) for n in range(4)]
     shape = replace(SMALL, broken="question")
-    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan, drain=6)) >= {"twice, unexplained"}
+    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan)) >= {"twice, unexplained"}
 
 
 def test_a_build_without_fencing_writes_twice(tmp_path: Path) -> None:
@@ -54,13 +55,9 @@ def test_a_build_without_fencing_writes_twice(tmp_path: Path) -> None:
 
 def test_a_build_whose_bound_is_not_atomic_goes_beyond_it(tmp_path: Path) -> None:
     # Given two gateways that fill one session, which nobody empties
-    for n in (1, 2, 3):
-        (tmp_path / str(n)).mkdir()
     plan = [Action(0.5, 4.0, Kind.FAIL, "honcho", 503, -1)]
     limits = replace(QUICK, queue=8)
     shape = replace(
         SMALL, limits=limits, gateways=("g1", "g2"), own=0, shared=1, rate=20.0, broken="bound"
     )
-    # Two pushes must meet in a moment, which they do in nearly every run.
-    runs = (run(n, 5, tmp_path / str(n), shape=shape, plan=plan, drain=1) for n in (1, 2, 3))
-    assert any("beyond its bound" in broken(one) for one in runs)
+    assert broken(run(1, 5, tmp_path, shape=shape, plan=plan, drain=1)) >= {"beyond its bound"}
