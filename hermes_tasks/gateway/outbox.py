@@ -208,8 +208,7 @@ class Outbox:
             self._last = number
             self._numbers.add(session_key, number)
             self.pending += 1
-            self._writes += 1
-            self._truncated = False
+            self._written()
             return number
 
     def rows(self, limit: int) -> list[Row]:
