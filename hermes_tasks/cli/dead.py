@@ -278,10 +278,9 @@ def _content(message: bytes, settings: Settings) -> Any:
 
     from hermes_tasks.sealing import Sealed, is_sealed, keyring_of
     from hermes_tasks.transport import wire
-    from hermes_tasks.transport.lease import decode_body
 
     try:
-        args, kwargs = decode_body(wire.unpack(message.decode()), ["application/json"])
+        args, kwargs = wire.decode_body(wire.unpack(message.decode()), [wire.JSON])
         turn = args[0] if args else kwargs["turn"]
     except (ValueError, TypeError, LookupError, RecursionError, DecodeError, ContentDisallowed):
         return message.decode(errors="replace")

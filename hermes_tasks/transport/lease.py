@@ -14,8 +14,7 @@ from billiard.process import current_process
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from kombu.exceptions import ContentDisallowed, DecodeError
-from kombu.serialization import loads, prepare_accept_content
-from kombu.transport.virtual import Channel
+from kombu.serialization import prepare_accept_content
 
 from hermes_tasks.errors import GivenUp, LeaseLost, SessionHeld
 from hermes_tasks.transport import events, wire
@@ -35,7 +34,6 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 #: Share of the lease, after ``begin``, in which the first byte may leave. Later a process may have
 #: been stopped so long that another worker owns the session: it does not send.
 SEND_WITHIN = 0.6
-_JSON = "application/json"
 #: How often what an earlier call may have carried is asked for in vain before it is written.
 QUESTIONS = 2
 
@@ -341,29 +339,10 @@ def _followers(
     for number, id, text, accepted in entries:
         try:
             message = wire.unpack(text)
-            args, kwargs = decode_body(message, types)
+            args, kwargs = wire.decode_body(message, types)
         except (ValueError, TypeError, KeyError, RecursionError, DecodeError, ContentDisallowed):
             return
         yield BatchMessage(id, number, accepted, args, kwargs, message["headers"])
-
-
-def decode_body(
-    message: dict[str, Any], accept: Collection[str] | None
-) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments of a Celery message (protocol 2) as the broker holds it.
-
-    ``accept``: the content types that may be decoded; ``None``: all that Kombu does not refuse.
-    """
-    content_type = message["content-type"]
-    codec = Channel.codecs.get(message["properties"].get("body_encoding"))
-    body = codec.decode(message["body"]) if codec else message["body"]
-    allowed = accept is None or content_type in accept
-    if content_type == _JSON and allowed and isinstance(body, str):
-        # Kombu's way to the same takes three times as long, for each turn of a batch.
-        args, kwargs, _embed = wire.decode(body)
-    else:
-        args, kwargs, _embed = loads(body, content_type, message["content-encoding"], accept=accept)
-    return args, kwargs
 
 
 _stores: dict[tuple[int, int], SessionStore] = {}

@@ -18,9 +18,15 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
+from kombu.serialization import loads
+from kombu.transport.virtual import Channel
 from kombu.utils.json import dumps, object_hook
+
+JSON: Final = "application/json"
+"""The content type of Celery's messages, unless somebody chose another."""
 
 #: What Kombu reads JSON with; its own function makes a new one for every text, which takes longer
 #: than to read an envelope.
@@ -50,7 +56,7 @@ _SAID = {*_NAMED, SETTLE_HEADER}
 #: Headers that Celery repeats among the properties.
 _REPEATED = ("argsrepr", "kwargsrepr")
 
-_CONTENT = {"content-type": "application/json", "content-encoding": "utf-8"}
+_CONTENT = {"content-type": JSON, "content-encoding": "utf-8"}
 #: What follows the positional arguments in the body of a task without others, and without links.
 _HEAD, _TAIL = "[", ', {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 #: Encodings whose bodies are text, and need no base64 to lie in one.
@@ -127,18 +133,6 @@ def _repeated(headers: dict[str, Any]) -> dict[str, Any]:
     return {name: headers[name] for name in _REPEATED if name in headers}
 
 
-def decode(text: str) -> Any:
-    """A JSON text, as Kombu decodes it.
-
-    Raises:
-        ValueError: it is none, whatever it is.
-    """
-    try:
-        return _DECODER.decode(text)
-    except Exception as error:  # noqa: BLE001 - decoders of types raise whatever they like
-        raise ValueError(f"no JSON: {type(error).__name__}") from None
-
-
 def unpack(text: str, queue: str = "") -> dict[str, Any]:
     """The message that was packed. ``queue``: that it lies in, for who delivers it.
 
@@ -147,7 +141,7 @@ def unpack(text: str, queue: str = "") -> dict[str, Any]:
     """
     line, newline, body = text.partition("\n")
     try:
-        said: Any = decode(line)
+        said: Any = _DECODER.decode(line)
         message: dict[str, Any] = _message_of_batch(*said) if isinstance(said, list) else said
         headers, properties = message["headers"], message["properties"]
         if not (isinstance(headers, dict) and isinstance(properties, dict)):
@@ -167,6 +161,33 @@ def unpack(text: str, queue: str = "") -> dict[str, Any]:
             message["headers"] = headers = {**_usual_headers(id), **headers}
             usual = {**_PROPERTIES, "correlation_id": id, **_repeated(headers)}
             message["properties"] = {**usual, **properties}
-    except Exception as error:  # noqa: BLE001 - Kombu's decoders raise whatever they like
+    except Exception as error:  # noqa: BLE001 - decoders of types raise whatever they like
         raise ValueError(f"no message: {type(error).__name__}") from None
     return message
+
+
+def decode_body(
+    message: dict[str, Any], accept: Collection[str] | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of a message of Celery's (protocol 2), as :func:`unpack` gave it.
+
+    ``accept``: the content types that may be decoded; ``None``: all that Kombu does not refuse.
+
+    Raises:
+        ValueError, TypeError: the body is no JSON, or is not that of a task.
+        kombu.exceptions.ContentDisallowed: it is of a type that may not be decoded.
+        kombu.exceptions.DecodeError: it is not what its type says.
+    """
+    content_type = message["content-type"]
+    codec = Channel.codecs.get(message["properties"].get("body_encoding"))
+    body = codec.decode(message["body"]) if codec else message["body"]
+    if content_type == JSON and JSON in (accept or ()) and isinstance(body, str):
+        # Kombu's way to the same takes three times as long, for each turn of a batch.
+        try:
+            arguments = _DECODER.decode(body)
+        except Exception as error:  # noqa: BLE001 - decoders of types raise whatever they like
+            raise ValueError(f"no JSON: {type(error).__name__}") from None
+    else:
+        arguments = loads(body, content_type, message["content-encoding"], accept=accept)
+    args, kwargs, _embed = arguments
+    return args, kwargs

@@ -17,7 +17,7 @@ from kombu import Connection
 from kombu.exceptions import ContentDisallowed
 
 from hermes_tasks.transport import wire
-from hermes_tasks.transport.lease import decode_body
+from hermes_tasks.transport.wire import decode_body
 
 QUEUE = "hermes.session.default:w:s"
 JSON = {"application/json"}
