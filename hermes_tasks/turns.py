@@ -20,35 +20,25 @@ a peer; it travels like a turn, in the queue of its session. Both are made on th
 from __future__ import annotations
 
 import json
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from hermes_tasks.errors import InvalidTurn
 from hermes_tasks.identity import honcho_id, is_honcho_id, is_turn_id
+from hermes_tasks.metadata import plain_metadata
 from hermes_tasks.text import CONTENT_LIMIT, clean, is_blank, split
+from hermes_tasks.timestamps import LAST_MOMENT, iso, moment_of
 
 FORMAT: Final = 1
 """Version of the JSON form. A worker refuses a newer one with a clear error."""
 
 DEFAULT_BACKEND: Final = "default"
 
-METADATA_KEYS: Final = 97
-"""Honcho takes 100 top-level keys; three are ours: ``turn_id``, ``part`` and ``parts``."""
-
-METADATA_DEPTH: Final = 5
-"""Deepest nesting of objects in a message's metadata that Honcho takes."""
-
 _OBSERVATION: Final = frozenset({"observe_me", "observe_others"})
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_LAST_MOMENT: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 """The JSON text of a value, as turns are kept: without a space between its parts."""
 
@@ -461,18 +451,18 @@ def _parts(
     last = -1  # nothing that comes without a time was said before 1970
     for index, entry in enumerate(messages):
         try:
-            peer, content, moment, metadata = _said(entry, scrub)
+            peer, content, at, metadata = _said(entry, scrub)
         except InvalidTurn as error:
             raise InvalidTurn(f"messages[{index}]{error}") from None
         if is_blank(content):
             continue
-        if moment is None:
+        if at is None:
             # Honcho lists messages of one moment in no particular order.
-            moment = max(time.time_ns() // 1_000, last + 1)
+            at = max(time.time_ns() // 1_000, last + 1)
         for part in split(content):
-            last = min(moment, _LAST_MOMENT)
-            parts.append(Message(peer, part, _iso(last), metadata))
-            moment = last + 1
+            last = min(at, LAST_MOMENT)
+            parts.append(Message(peer, part, iso(last), metadata))
+            at = last + 1
     return tuple(parts)
 
 
@@ -489,73 +479,10 @@ def _said(
         raise InvalidTurn(f".content must be a string, not {type(content).__name__}")
     given, metadata = entry.get("created_at"), entry.get("metadata")
     if given is not None:
-        given = _moment(given, ".created_at")
+        given = moment_of(given, ".created_at")
     if metadata is not None:
-        metadata = _metadata(metadata, ".metadata")
+        metadata = plain_metadata(metadata, ".metadata")
     return peer, clean(content if scrub is None else scrub(content)), given, metadata
-
-
-def _moment(value: object, where: str) -> int:
-    """A time in microseconds since the epoch. Naive is UTC, as on the server."""
-    try:
-        if isinstance(value, datetime):
-            time_given = value
-        elif isinstance(value, str):
-            time_given = datetime.fromisoformat(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            time_given = datetime.fromtimestamp(value, UTC)
-        else:
-            raise InvalidTurn(f"{where} must be ISO 8601 or seconds, not {type(value).__name__}")
-        if time_given.tzinfo is None:
-            time_given = time_given.replace(tzinfo=UTC)
-        # In UTC first: there it must be of a year from 1 to 9999, too.
-        return (time_given.astimezone(UTC) - _EPOCH) // _MICROSECOND
-    except (ValueError, OverflowError, OSError):
-        raise InvalidTurn(f"{where} is not a time: give ISO 8601 or seconds") from None
-
-
-def _iso(moment: int) -> str:
-    """ISO 8601, in a third of the time that :class:`~datetime.datetime` takes."""
-    second, microseconds = divmod(moment, 1_000_000)
-    return f"{_iso_second(second)}.{microseconds:06d}+00:00"
-
-
-@lru_cache(maxsize=16)
-def _iso_second(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).isoformat()[: len("2026-01-31T12:00:00")]
-
-
-def _metadata(value: object, where: str) -> dict[str, Any] | None:
-    """The caller's metadata as Honcho takes it: plain JSON, cleaned, within its limits."""
-    if not isinstance(value, Mapping):
-        raise InvalidTurn(f"{where} must be a mapping, not {type(value).__name__}")
-    if len(value) > METADATA_KEYS:
-        raise InvalidTurn(f"{where} has {len(value)} keys, at most {METADATA_KEYS} are stored")
-    return _plain(value, where, 0) or None
-
-
-def _plain(value: object, where: str, depth: int) -> Any:
-    """A copy of a JSON value that encodes without surprise. ``where`` names the metadata only."""
-    if isinstance(value, str):
-        return clean(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidTurn(f"{where} holds a number that JSON has no word for")
-        return value
-    if depth >= METADATA_DEPTH * 4:
-        # Honcho counts objects only; a list in a list without end must stop somewhere, too.
-        raise InvalidTurn(f"{where} is nested too deeply")
-    if isinstance(value, Mapping):
-        if depth >= METADATA_DEPTH:
-            raise InvalidTurn(f"{where} is nested more than {METADATA_DEPTH} deep")
-        if not all(isinstance(key, str) for key in value):
-            raise InvalidTurn(f"{where} has a key that is not a string")
-        return {clean(key): _plain(item, where, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, where, depth + 1) for item in value]
-    raise InvalidTurn(f"{where} holds a {type(value).__name__}, which JSON has no form for")
 
 
 def _peers(peers: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, bool]]:

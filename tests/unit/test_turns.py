@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_tasks.errors import InvalidTurn
+from hermes_tasks.metadata import METADATA_KEYS
 from hermes_tasks.text import CONTENT_LIMIT, CONTINUED
-from hermes_tasks.turns import METADATA_KEYS, Conclusion, Turn, from_json
+from hermes_tasks.turns import Conclusion, Turn, from_json
 
 SECRET = "the-password-is-swordfish"
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
