@@ -66,7 +66,6 @@ def lock(path: Path) -> int | None:
 
 def delete(path: Path) -> None:
     """Delete an outbox that is locked by us, the lock file last."""
-    # SQLite's shared memory, `.db-shm`, is left by a version that had not the file for itself.
     for suffix in (".db-wal", ".db-shm", ".db", ".lock"):
         path.with_suffix(suffix).unlink(missing_ok=True)
 

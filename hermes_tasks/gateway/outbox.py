@@ -377,10 +377,9 @@ class Outbox:
             if not self.adopted:
                 # Before SQLite does, which would give it the mode that the umask leaves.
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            # `unix-excl`: the file is this process's alone, so SQLite need not ask the system for
-            # six locks at every append, a third of its time. A killed process leaves no lock.
-            file = f"{self.path.absolute().as_uri()}?vfs=unix-excl"
-            self._db, self._reader = self._connect(file), self._connect(file)
+            # Not with SQLite's `unix-excl`, though it would spare each append six locks, a third of
+            # its time: a forked child would believe that it has the file, too.
+            self._db, self._reader = self._connect(self.path), self._connect(self.path)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
             self._db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
@@ -417,11 +416,10 @@ class Outbox:
             accepted_at = min(accepted_at, time.monotonic())
             self._batches.append((accepted_at, self._accepted, self.kept))
 
-    def _connect(self, database: str) -> sqlite3.Connection:
+    def _connect(self, database: str | Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             database,
-            uri=True,
-            # No wait for locks: a conversation waits.
+            # No wait for locks: only an operator's shell could hold one, and a conversation waits.
             timeout=0,
             isolation_level=None,
             check_same_thread=False,

@@ -43,7 +43,7 @@ busy: it then delays a write for as long before it waits for the disk.
 """
 
 ADOPT_AT_ONCE = 32
-"""Dead processes' outboxes held open at a time: each takes five file descriptors."""
+"""Dead processes' outboxes held open at a time: each takes six file descriptors."""
 
 # SQLite files must not be closed by a forked child: it would act on its parent's locks.
 _inherited: list[Outbox] = []

@@ -91,6 +91,42 @@ if os.fork() == 0:
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
+# A gateway whose child ends as programs do, and that is killed when it has taken more turns.
+CHILD_ENDS = """
+import os, signal, sys
+from hermes_tasks import TurnSync
+sync = TurnSync(broker_url="redis://127.0.0.1:1/0", prefix="hermes", outbox_dir=sys.argv[1])
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+for number in range(20):
+    messages = [{"peer": "igor", "content": str(number)}]
+    sync.sync_turn(workspace="w", session="s", messages=messages)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+# A gateway that is killed when it has taken turns before and after a fork, and whose child is one.
+CHILD_ADOPTS = """
+import os, signal, sys, time
+from hermes_tasks import TurnSync
+def gateway():
+    return TurnSync(broker_url="redis://127.0.0.1:1/0", prefix="hermes", outbox_dir=sys.argv[1])
+def take(count):
+    for number in range(count):
+        messages = [{"peer": "igor", "content": str(number)}]
+        sync.sync_turn(workspace="w", session="s", messages=messages)
+parent, sync = os.getpid(), gateway()
+take(3)
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    print(gateway().pending, flush=True)
+    os._exit(0)
+take(60)
+os.kill(parent, signal.SIGKILL)
+"""
+
 # A gateway that ends, while turns cannot be sent, without having been closed.
 NEVER_CLOSED = """
 import sys
@@ -864,3 +900,28 @@ def test_a_child_does_not_keep_others_from_what_its_parent_left(
         spool = Spool(tmp_path, "redis://127.0.0.1:1/0 hermes")
         assert spool.pending == 1
         spool.close()
+
+
+@one_server
+def test_a_child_that_ends_takes_nothing_of_its_parents_with_it(
+    tmp_path: Path, server_type: type[Server]
+) -> None:
+    # Given a gateway that is killed when a child of it has ended, and closed what it inherited,
+    arguments = [sys.executable, "-c", CHILD_ENDS, str(tmp_path)]
+    assert subprocess.run(arguments, timeout=30).returncode == -signal.SIGKILL
+    # I expect the next gateway to find all turns that came after that
+    spool = Spool(tmp_path, "redis://127.0.0.1:1/0 hermes")
+    assert spool.pending == 20
+    spool.close()
+
+
+@one_server
+def test_a_child_finds_all_that_its_dead_parent_left(
+    tmp_path: Path, server_type: type[Server]
+) -> None:
+    # Given a gateway that is killed when it has taken turns after a fork, too,
+    arguments = [sys.executable, "-c", CHILD_ADOPTS, str(tmp_path)]
+    run = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, timeout=30)
+    assert run.returncode == -signal.SIGKILL
+    # I expect its child to find what both left, not what there was when it was made
+    assert run.stdout == "63\n"

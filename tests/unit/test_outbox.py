@@ -256,19 +256,6 @@ def test_a_living_process_keeps_its_outbox(
     assert turn_ids(spool) == ["a2"]
 
 
-def test_nobody_else_can_lock_the_outbox_of_a_living_process(
-    directory: Path, open_spool: Callable[..., Spool]
-) -> None:
-    spool = open_spool()
-    spool.append("a", "a0", "{}")
-    (path,) = directory.glob("*.db")
-    shell = f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
-    said = subprocess.run([sys.executable, "-c", shell], capture_output=True, text=True)
-    assert "database is locked" in said.stderr
-    spool.append("a", "a1", "{}")
-    assert (spool.pending, spool.in_memory) == (2, 0)
-
-
 def test_only_one_process_adopts(
     open_spool: Callable[..., Spool], process: Callable[..., subprocess.Popen[str]]
 ) -> None:
