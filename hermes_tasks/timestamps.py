@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calendar import timegm
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -9,9 +10,8 @@ from typing import Final
 from hermes_tasks.errors import InvalidTurn
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
-LAST_MOMENT: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+LAST_MOMENT: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 """The last microsecond of the year 9999: no later one has an ISO 8601 form."""
 
 
@@ -37,8 +37,10 @@ def moment_of(value: object, field: str) -> int:
             raise InvalidTurn(f"{field} must be ISO 8601 or seconds, not {type(value).__name__}")
         if time.tzinfo is None:
             time = time.replace(tzinfo=UTC)
-        # In UTC first: there it must be of a year from 1 to 9999, too.
-        return (time.astimezone(UTC) - _EPOCH) // _MICROSECOND
+        # In UTC it must be of a year from 1 to 9999, too.
+        time = time.astimezone(UTC)
+        # By its fields: what the difference of two times is, libraries say in their own ways.
+        return timegm(time.utctimetuple()) * 1_000_000 + time.microsecond
     except (ValueError, OverflowError, OSError):
         raise InvalidTurn(f"{field} is not a time: give ISO 8601 or seconds") from None
 

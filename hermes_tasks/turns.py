@@ -451,9 +451,10 @@ def _parts(
     last = -1  # nothing that comes without a time was said before 1970
     for index, entry in enumerate(messages):
         try:
-            peer, content, at, metadata = _said(entry, scrub)
+            peer, content, at, metadata = _said(entry)
         except InvalidTurn as error:
             raise InvalidTurn(f"messages[{index}]{error}") from None
+        content = clean(content if scrub is None else scrub(content))
         if is_blank(content):
             continue
         if at is None:
@@ -466,10 +467,8 @@ def _parts(
     return tuple(parts)
 
 
-def _said(
-    entry: Mapping[str, Any], scrub: Callable[[str], str] | None
-) -> tuple[str, str, int | None, dict[str, Any] | None]:
-    """Peer, cleaned content, moment and metadata of a message; an error begins with the field."""
+def _said(entry: Mapping[str, Any]) -> tuple[str, str, int | None, dict[str, Any] | None]:
+    """Peer, content, moment and metadata of a message; an error begins with the field."""
     # A look at the type of what is a dict, as nearly all are, takes a tenth of the other.
     if not isinstance(entry, dict) and not isinstance(entry, Mapping):
         raise InvalidTurn(f" must be a mapping, not {type(entry).__name__}")
@@ -482,7 +481,7 @@ def _said(
         given = moment_of(given, ".created_at")
     if metadata is not None:
         metadata = plain_metadata(metadata, ".metadata")
-    return peer, clean(content if scrub is None else scrub(content)), given, metadata
+    return peer, content, given, metadata
 
 
 def _peers(peers: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, bool]]:

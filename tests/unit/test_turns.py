@@ -29,6 +29,13 @@ EAST, WEST = "T00:30:00+01:00", "T23:30:00-01:00"
 """Times that are of another day in UTC: the first of all days has none before it."""
 
 
+class OtherLibrary(datetime):
+    """A time of a library with differences of its own, such as Pendulum."""
+
+    def __sub__(self, other: Any) -> Any:
+        return object()
+
+
 def times(turn: Turn) -> list[datetime]:
     return [datetime.fromisoformat(m.created_at) for m in turn.messages]
 
@@ -135,6 +142,7 @@ def test_a_missing_time_comes_after_a_given_one_in_the_future() -> None:
         "2026-01-31T12:00:00",
         datetime(2026, 1, 31, 12),  # noqa: DTZ001 - naive on purpose: UTC as on the server
         datetime(2026, 1, 31, 13, tzinfo=timezone(timedelta(hours=1))),
+        OtherLibrary(2026, 1, 31, 12, tzinfo=UTC),
         1_769_860_800,
         1_769_860_800.0,
     ],
@@ -148,6 +156,17 @@ def test_times_are_stored_in_utc_however_they_are_given(given_time: object) -> N
 def test_a_time_of_any_year_is_stored_as_it_was_given(year: str) -> None:
     turn = Turn.create("w", "s", [message(created_at=f"{year}-03-01T04:05:06.000007Z")])
     assert turn.messages[0].created_at == f"{year}-03-01T04:05:06.000007+00:00"
+
+
+def test_what_a_filter_says_of_a_message_is_left_as_it_is() -> None:
+    cause = OSError("no rules")
+
+    def scrub(text: str) -> str:
+        raise InvalidTurn("my filter refuses it") from cause
+
+    with pytest.raises(InvalidTurn, match=r"^my filter refuses it$") as raised:
+        Turn.create("w", "s", [message()], scrub=scrub)
+    assert raised.value.__cause__ is cause
 
 
 def test_the_last_moment_of_time_can_be_split_too() -> None:
