@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection
 from kombu.exceptions import ContentDisallowed
+from kombu.serialization import register, register_json
 
 from hermes_tasks.transport import wire
 from hermes_tasks.transport.wire import decode_body
@@ -92,12 +93,29 @@ def test_what_may_not_be_decoded_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["", "{", '{"__type__": "uuid", "__value__": 5}', '{"__type__": "?", "__value__": 5}']
+    "body",
+    [
+        "",
+        "{",
+        '[[{"__type__": "uuid", "__value__": 5}], {}, {}]',
+        '[[{"__type__": "?", "__value__": 5}], {}, {}]',
+    ],
 )
-def test_a_broken_body_is_said_to_be_one(broken: str) -> None:
-    message = wire.unpack(wire.pack(sent((), body=f"[[{broken}, {{}}, {{}}]"), QUEUE), QUEUE)
+def test_a_broken_body_is_said_to_be_one(body: str) -> None:
+    message = wire.unpack(wire.pack(sent((), body=body), QUEUE), QUEUE)
     with pytest.raises(ValueError, match="no JSON"):
         decode_body(message, JSON)
+
+
+def test_a_decoder_of_the_application_is_used() -> None:
+    message = wire.unpack(wire.pack(sent(({"a": 1},)), QUEUE), QUEUE)
+    dumps = kombu.utils.json.dumps
+    register("json", dumps, lambda _: [["theirs"], {}, {}], "application/json", "utf-8")
+    try:
+        assert decode_body(message, JSON) == (["theirs"], {})
+    finally:
+        register_json()
+    assert decode_body(message, JSON) == ([{"a": 1}], {})
 
 
 def test_a_turn_of_one_kilobyte_takes_less_than_a_third_more() -> None:
