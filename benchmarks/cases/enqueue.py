@@ -31,7 +31,7 @@ The limit is one insert into SQLite, at the same pace.
 """
 #: Seconds between two calls: a busy gateway, not a flood.
 PACE = 0.002
-#: Seconds after which a call that has not returned is given up; it counts as that long.
+#: Seconds that calls into a black hole may take together, beyond their pace.
 PATIENCE = 1.0
 #: Sessions that the calls are of.
 SESSIONS = 10
@@ -74,6 +74,10 @@ class Phase:
         """The pace."""
         return f"{self.pace * 1000:g} ms apart" if self.pace else "one after another"
 
+    def patience(self, calls: int) -> float:
+        """Seconds after which so many calls are given up."""
+        return calls * self.pace + PATIENCE if self.dead else 60.0
+
 
 def run(plan: Plan) -> Iterator[Table]:
     """Quantiles of the call in microseconds, by size, by where it runs, and by how Redis is."""
@@ -93,8 +97,8 @@ def run(plan: Plan) -> Iterator[Table]:
             phase.title,
             figures,
             note=f"{calls:,} calls a run."
-            + f" A call that has not returned within {PATIENCE:g} s counts as that long."
-            * phase.dead,
+            + f" After {phase.patience(calls):g} s one that has not returned is given up, and "
+            "counts with what it has taken." * phase.dead,
             bars=_bars(phase, figures) if phase.size == 1_000 and not phase.pace else [],
         )
 
@@ -145,7 +149,7 @@ def measure(
                 size=phase.size,
                 name=f"phase{number}-",
                 pace=phase.pace,
-                limit=calls * phase.pace + PATIENCE if phase.dead else 60.0,
+                limit=phase.patience(calls),
                 join=not phase.dead,
             )
             found[phase] = {name: sent.quantile(share) * 1e6 for name, share in SHARES.items()}
