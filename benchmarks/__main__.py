@@ -83,7 +83,10 @@ def main(runs: int, full: bool, only: tuple[str, ...], page: Path | None, again:
         click.echo(f"{name}: {value}")
     chosen = [name for name in CASES if not only or name in only]
     for name in chosen:
-        results.add(measure(name, plan))
+        case = measure(name, plan)
+        if name in only and not case.tables:
+            raise click.UsageError(f"{name} is a case of the full run: add --full")
+        results.add(case)
         if page is not None:  # now: the next one may be interrupted
             report.write(results, page)
     cases = [case for case in results.cases if case.name in chosen]
