@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 from billiard.process import current_process
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
-from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import prepare_accept_content
 
 from hermes_tasks.errors import GivenUp, LeaseLost, SessionHeld
@@ -340,7 +339,7 @@ def _followers(
         try:
             message = wire.unpack(text)
             args, kwargs = wire.decode_body(message, types)
-        except (ValueError, TypeError, KeyError, RecursionError, DecodeError, ContentDisallowed):
+        except Exception:  # noqa: BLE001 - whatever is wrong with it is found when it comes first
             return
         yield BatchMessage(id, number, accepted, args, kwargs, message["headers"])
 
