@@ -269,16 +269,16 @@ def _free(deployment: Deployment) -> bool:
 
 
 def _idle(deployment: Deployment) -> bool:
-    """Whether no worker has anything to do, at a moment between two probes.
+    """Whether no worker has anything to do between two probes, however often one looks.
 
     A session waits at the gate again a moment before its worker knows that the task has ended.
     """
     probes = deployment.probes()
     inspect = deployment.app.control.inspect(timeout=15.0, limit=len(deployment.workers))
-    busy = {"active": inspect.active(), "reserved": inspect.reserved()}
-    assert all(len(found or ()) == len(deployment.workers) for found in busy.values())
+    busy = [look() for _ in range(5) for look in (inspect.active, inspect.reserved)]
+    assert all(len(found or ()) == len(deployment.workers) for found in busy)
     is_between = _free(deployment) and deployment.probes() == probes
-    return is_between and all(not any((found or {}).values()) for found in busy.values())
+    return is_between and all(not any((found or {}).values()) for found in busy)
 
 
 def _calls(deployment: Deployment, outage: Outage) -> int:
