@@ -71,6 +71,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"content_type": "application/x-python-serialize", "content_encoding": "binary"},
         "attempts",
     ),
+    "a type and an encoding that are none": (
+        {"content_type": None, "content_encoding": 5},
+        "attempts",
+    ),
     "a task whose name is none": ({"headers": {"task": {"a": MARKER}}}, "malformed"),
     "time limits that are none": ({"headers": {"timelimit": 5, "session_alone": 1}}, "attempts"),
     "a time limit that is none": (
