@@ -19,6 +19,7 @@ therefore never stand in the way of an append. An outbox in memory has one conne
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sqlite3
@@ -369,6 +370,16 @@ class Outbox:
     def after_fork_in_parent(self) -> None:
         """Let writes go on."""
         self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Keep what is inherited open until this process has ended, and never use it.
+
+        Python closes what nobody refers to, and all that is left when it ends. SQLite would then
+        move the log that it remembers into the file, and delete the one that is there, whoever
+        writes to it: the parent, or another child that has adopted the file.
+        """
+        for connection in self._connections:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
     def _open(self, full_sync: bool) -> None:
         if self.path is None:

@@ -45,9 +45,6 @@ busy: it then delays a write for as long before it waits for the disk.
 ADOPT_AT_ONCE = 32
 """Dead processes' outboxes held open at a time: each takes six file descriptors."""
 
-# SQLite files must not be closed by a forked child: it would act on its parent's locks.
-_inherited: list[Outbox] = []
-
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -320,7 +317,8 @@ class Spool:
         for lock in self._locks.values():
             # Closing the descriptor does not unlock: the parent still has it open.
             os.close(lock)
-        _inherited.extend(self._outboxes)
+        for outbox in self._outboxes:
+            outbox.after_fork_in_child()
         self._start()
         self._closed = closed
 

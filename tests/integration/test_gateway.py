@@ -127,6 +127,62 @@ take(60)
 os.kill(parent, signal.SIGKILL)
 """
 
+# A gateway that is closed with turns left, of which its child sends two, and ends as programs do.
+CHILD_SENDS = """
+import os, sys, time
+from pathlib import Path
+from hermes_tasks import TurnSync
+from hermes_tasks.gateway.spool import Spool
+sync = TurnSync(broker_url="redis://127.0.0.1:1/0", prefix="hermes", outbox_dir=sys.argv[1])
+wait, tell = os.pipe()
+if os.fork() == 0:
+    os.read(wait, 1)
+    spool = Spool(Path(sys.argv[1]), "redis://127.0.0.1:1/0 hermes")
+    outbox = spool.head()
+    outbox.confirm("server", time.monotonic())
+    outbox.accept(outbox.mark(outbox.rows(2)))
+    spool.close()
+    sys.exit(0)
+for number in range(30):
+    messages = [{"peer": "igor", "content": f"{number} " + "x" * 3000}]
+    sync.sync_turn(workspace="w", session=f"s{number % 3}", messages=messages)
+sync.close(0.1)
+os.write(tell, b"x")
+os.wait()
+"""
+
+# A gateway that is killed; one child adopts what it left, and sends two when the other has ended.
+SIBLING_ENDS = """
+import os, signal, sys, time
+from pathlib import Path
+from hermes_tasks import TurnSync
+from hermes_tasks.gateway.spool import Spool
+parent = os.getpid()
+sync = TurnSync(broker_url="redis://127.0.0.1:1/0", prefix="hermes", outbox_dir=sys.argv[1])
+wait, tell = os.pipe()
+ended, end = os.pipe()
+if os.fork() == 0:
+    os.close(ended)
+    os.read(wait, 1)
+    sys.exit(0)
+os.close(end)
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    spool = Spool(Path(sys.argv[1]), "redis://127.0.0.1:1/0 hermes")
+    outbox = spool.head()
+    os.write(tell, b"x")
+    os.read(ended, 1)
+    outbox.confirm("server", time.monotonic())
+    outbox.accept(outbox.mark(outbox.rows(2)))
+    print("sent", flush=True)
+    os._exit(0)
+for number in range(10):
+    messages = [{"peer": "igor", "content": str(number)}]
+    sync.sync_turn(workspace="w", session="s", messages=messages)
+os.kill(parent, signal.SIGKILL)
+"""
+
 # A gateway that ends, while turns cannot be sent, without having been closed.
 NEVER_CLOSED = """
 import sys
@@ -912,6 +968,32 @@ def test_a_child_that_ends_takes_nothing_of_its_parents_with_it(
     # I expect the next gateway to find all turns that came after that
     spool = Spool(tmp_path, "redis://127.0.0.1:1/0 hermes")
     assert spool.pending == 20
+    spool.close()
+
+
+@one_server
+def test_a_child_that_sent_for_its_parent_and_ends_leaves_the_rest(
+    tmp_path: Path, server_type: type[Server]
+) -> None:
+    # Given a child that has adopted the file it has inherited, too, and has ended
+    subprocess.run([sys.executable, "-c", CHILD_SENDS, str(tmp_path)], timeout=30, check=True)
+    # I expect the next gateway to find what it had not sent
+    spool = Spool(tmp_path, "redis://127.0.0.1:1/0 hermes")
+    assert spool.pending == 28
+    spool.close()
+
+
+@one_server
+def test_a_child_that_ends_takes_nothing_of_its_siblings_with_it(
+    tmp_path: Path, server_type: type[Server]
+) -> None:
+    # Given a gateway's child that has adopted its file, when another child ends
+    arguments = [sys.executable, "-c", SIBLING_ENDS, str(tmp_path)]
+    run = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, timeout=30)
+    assert (run.returncode, run.stdout) == (-signal.SIGKILL, "sent\n")
+    # I expect what it notes after that to be there for the next gateway
+    spool = Spool(tmp_path, "redis://127.0.0.1:1/0 hermes")
+    assert spool.pending == 8
     spool.close()
 
 
