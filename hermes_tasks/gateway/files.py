@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 from pathlib import Path
 
 _NAME = re.compile(r"outbox-(\d+)-([0-9a-f]{16})\.db")
@@ -64,9 +65,36 @@ def lock(path: Path) -> int | None:
     return None
 
 
+def inode_of(path: Path) -> tuple[int, int] | None:
+    """What SQLite knows a file by: its device and inode; ``None``: there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def renew(path: Path) -> None:
+    """Put a copy in the place of a database that is locked by us: the same file, another inode.
+
+    What SQLite remembers of a file, its locks and the index of its log, is the process's, and a
+    forked child has it as it was at the fork. Of the copy it knows nothing.
+
+    Raises:
+        OSError: it cannot be copied; the file is as it was.
+    """
+    copy = path.with_suffix(".db-copy")
+    descriptor = os.open(copy, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with path.open("rb") as old, os.fdopen(descriptor, "wb") as new:
+        shutil.copyfileobj(old, new)
+        new.flush()
+        os.fsync(descriptor)
+    copy.replace(path)
+
+
 def delete(path: Path) -> None:
     """Delete an outbox that is locked by us, the lock file last."""
-    for suffix in (".db-wal", ".db-shm", ".db", ".lock"):
+    for suffix in (".db-copy", ".db-wal", ".db-shm", ".db", ".lock"):
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
@@ -77,8 +105,8 @@ def set_aside(path: Path, why: str) -> Path:
         source = path.with_suffix(suffix)
         if source.exists():
             source.rename(kept.with_suffix(suffix))
-    path.with_suffix(".db-shm").unlink(missing_ok=True)
-    path.with_suffix(".lock").unlink(missing_ok=True)
+    for suffix in (".db-copy", ".db-shm", ".lock"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
     return kept
 
 

@@ -45,6 +45,9 @@ busy: it then delays a write for as long before it waits for the disk.
 ADOPT_AT_ONCE = 32
 """Dead processes' outboxes held open at a time: each takes six file descriptors."""
 
+#: The files that were open in the parent when this process was forked, see :func:`files.renew`.
+_inherited: set[tuple[int, int]] = set()
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -319,6 +322,8 @@ class Spool:
             os.close(lock)
         for outbox in self._outboxes:
             outbox.after_fork_in_child()
+            if outbox.path is not None and (inode := files.inode_of(outbox.path)):
+                _inherited.add(inode)
         self._start()
         self._closed = closed
 
@@ -389,6 +394,8 @@ class Spool:
         if lock is None:
             return None
         try:
+            if files.inode_of(path) in _inherited:
+                files.renew(path)
             outbox = Outbox(
                 path, files.incarnation_of(path), self.destination, adopted=True, limit=self._limit
             )
@@ -397,7 +404,7 @@ class Spool:
             os.close(lock)
             logger.warning("%s; it is kept as %s", error, kept)
             return None
-        except OutboxError as error:
+        except (OutboxError, OSError) as error:
             # It may be readable the next time.
             os.close(lock)
             logger.warning("%s", error)

@@ -183,6 +183,37 @@ for number in range(10):
 os.kill(parent, signal.SIGKILL)
 """
 
+# A gateway that is closed with turns left. Another adopts them, sends two and is killed, and then
+# its child does.
+CHILD_IS_LATE = """
+import os, subprocess, sys
+from hermes_tasks import TurnSync
+def gateway():
+    return TurnSync(broker_url="redis://127.0.0.1:1/0", prefix="hermes", outbox_dir=sys.argv[1])
+sync = gateway()
+wait, tell = os.pipe()
+if os.fork() == 0:
+    os.read(wait, 1)
+    print(gateway().pending, flush=True)
+    os._exit(0)
+for number in range(30):
+    messages = [{"peer": "igor", "content": str(number)}]
+    sync.sync_turn(workspace="w", session="s", messages=messages)
+sync.close(0.1)
+other = '''
+import os, signal, sys, time
+from pathlib import Path
+from hermes_tasks.gateway.spool import Spool
+outbox = Spool(Path(sys.argv[1]), "redis://127.0.0.1:1/0 hermes").head()
+outbox.confirm("server", time.monotonic())
+outbox.accept(outbox.mark(outbox.rows(2)))
+os.kill(os.getpid(), signal.SIGKILL)
+'''
+subprocess.run([sys.executable, "-c", other, sys.argv[1]])
+os.write(tell, b"x")
+os.wait()
+"""
+
 # A gateway that ends, while turns cannot be sent, without having been closed.
 NEVER_CLOSED = """
 import sys
@@ -981,6 +1012,17 @@ def test_a_child_that_sent_for_its_parent_and_ends_leaves_the_rest(
     spool = Spool(tmp_path, "redis://127.0.0.1:1/0 hermes")
     assert spool.pending == 28
     spool.close()
+
+
+@one_server
+def test_a_child_knows_what_another_did_with_the_file_it_has_inherited(
+    tmp_path: Path, server_type: type[Server]
+) -> None:
+    # Given turns of a closed gateway, two of which another one has sent before it was killed
+    arguments = [sys.executable, "-c", CHILD_IS_LATE, str(tmp_path)]
+    run = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    # I expect a child of the first to find the others
+    assert run.stdout == "28\n"
 
 
 @one_server
