@@ -149,8 +149,12 @@ def unpack(text: str, queue: str = "") -> dict[str, Any]:
         # Celery looks a task up, and announces it, where nothing is caught.
         if not all(isinstance(headers.get(name, ""), str) for name in ("task", "id")):
             raise TypeError
+        # Kombu looks one up, and makes lower case of the other, where nothing is caught either.
+        if not all(isinstance(message.get(name), str | None) for name in _CONTENT):
+            raise TypeError
         if not newline:
-            properties["delivery_info"], message["body"]
+            if "delivery_info" not in properties or not isinstance(message["body"], str):
+                raise TypeError
             return message
         message["body"] = f"{_HEAD}{body}{_TAIL}" if message.pop("args", False) else body
         for name, value in _CONTENT.items():

@@ -107,6 +107,21 @@ def test_a_broken_body_is_said_to_be_one(body: str) -> None:
         decode_body(message, JSON)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"content-encoding": 5},
+        {"content-type": ["application/json"]},
+        {"headers": {"task": 5}},
+        {"body": [1]},
+        {"properties": {}},
+    ],
+)
+def test_what_is_wrong_with_a_message_is_found_before_its_body_is(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no message"):
+        wire.unpack(json.dumps({**sent(()), **wrong}))
+
+
 def test_a_decoder_of_the_application_is_used() -> None:
     message = wire.unpack(wire.pack(sent(({"a": 1},)), QUEUE), QUEUE)
     dumps = kombu.utils.json.dumps

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a type and an encoding that are none": (
         {"content_type": None, "content_encoding": 5},
-        "attempts",
+        "malformed",
     ),
     "a task whose name is none": ({"headers": {"task": {"a": MARKER}}}, "malformed"),
     "time limits that are none": ({"headers": {"timelimit": 5, "session_alone": 1}}, "attempts"),
