@@ -149,7 +149,7 @@ def unpack(text: str, queue: str = "") -> dict[str, Any]:
         # Celery looks a task up, and announces it, where nothing is caught.
         if not all(isinstance(headers.get(name, ""), str) for name in ("task", "id")):
             raise TypeError
-        # Kombu looks one up, and makes lower case of the other, where nothing is caught either.
+        # Kombu takes them for texts, where nothing is caught either.
         if not all(isinstance(message.get(name), str | None) for name in _CONTENT):
             raise TypeError
         if not newline:
