@@ -272,8 +272,11 @@ def test_a_slow_flush_is_logged_without_content(
     claim = worker_by_hand.take()
     with pytest.raises(StillSyncing):
         gateway.flush(session="a", timeout=0.25)
-    threading.Timer(0.3, worker_by_hand.write, (claim,)).start()
+    writing = threading.Timer(0.3, worker_by_hand.write, (claim,))
+    writing.start()
     assert gateway.flush(session="a", timeout=5)
+    writing.join()  # the flush was told before the session was handed back
+    monkeypatch.setattr(flush, "SLOW_SECONDS", 60.0)
     assert gateway.flush(session="a")  # this one is quick
     first, second = (r.getMessage() for r in caplog.records if r.name == flush.__name__)
     assert first.startswith("a flush of session default:w:a ran out of time: 1 turn waits")
