@@ -386,6 +386,8 @@ def private_store(
     channel.socket_timeout = channel.socket_connect_timeout = timeout
     channel.max_connections = 2**16  # Kombu's 10 raise an error under the threads pool
     store: SessionStore = channel.new_store(single=single)
+    # Kombu has asked there whether Redis answers, and would keep that connection open.
+    channel.async_pool.disconnect()
     return store
 
 

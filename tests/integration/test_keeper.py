@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import threading
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import redis
 
+from hermes_tasks.app import make_app
+from hermes_tasks.config import Settings
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport.answers import Claimed, Entry, Outcome
-from hermes_tasks.transport.keeper import Keeper, Wanted
+from hermes_tasks.transport.keeper import Keeper, Wanted, private_store
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.sessions import PLENTY, SessionStore
@@ -71,6 +74,28 @@ def test_a_chore_that_fails_is_said_once_and_ends_nothing(
     assert store.renew([("s", "t")]) == [True]  # the lease, of less than a second, was renewed
     keeper.finish("t", Outcome.SETTLED)
     assert store.progress("s").state == "idle"
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What hangs together in a circle stays."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_a_store_of_its_own_has_no_connection_but_that(
+    settings: Settings, redis_client: redis.Redis, no_collector: None
+) -> None:
+    def connections() -> set[str]:
+        return {client["id"] for client in redis_client.client_list()}
+
+    before = connections()
+    app = make_app(settings, set_as_current=False)
+    store = private_store(app.connection_for_write(), single=True)
+    mine = str(store.client.client_id())
+    wait_until(lambda: connections() - before == {mine}, 5.0, "one connection")
+    store.client.close()
 
 
 def work_on(keeper: Keeper, entry: Any) -> Claimed:
