@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,7 @@ class Broker:
 
 
 MakeServer = Callable[..., Server]
+ClientOf = Callable[[str], redis.Redis]
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +84,28 @@ def honcho(_honcho: HonchoServer) -> HonchoServer:
 
 
 @pytest.fixture
-def over_tls(make_server: MakeServer, tls_files: Tls) -> Broker:
+def client_of() -> Iterator[ClientOf]:
+    """Makes clients by URL, and closes them at the end."""
+    with ExitStack() as clients:
+        yield lambda url: clients.enter_context(redis.Redis.from_url(url))
+
+
+@pytest.fixture
+def over_tls(make_server: MakeServer, tls_files: Tls, client_of: ClientOf) -> Broker:
     """Each side shows a certificate, and checks the other's."""
     server = make_server(tls=tls_files, password=PASSWORD, config={"tls-auth-clients": "yes"})
     mine = {"ssl_certfile": tls_files.certificate, "ssl_keyfile": tls_files.key}
     url = f"{server.url.replace('/0?', '/5?')}&{urlencode(mine)}"
-    return Broker(url, redis.Redis.from_url(url))
+    return Broker(url, client_of(url))
 
 
 @pytest.fixture
-def by_socket(make_server: MakeServer, tmp_path: Path) -> Broker:
+def by_socket(make_server: MakeServer, tmp_path: Path, client_of: ClientOf) -> Broker:
     path = tmp_path / "broker.sock"
     server = make_server(password=PASSWORD, config={"unixsocket": str(path)})
     return Broker(
         f"redis+socket://:{QUOTED}@{path}?virtual_host=7",
-        redis.Redis.from_url(server.url.replace("/0", "/7")),
+        client_of(server.url.replace("/0", "/7")),
     )
 
 
@@ -159,12 +168,12 @@ def sentinels(master: Server, tmp_path: Path) -> Iterator[list[Sentinel]]:
 
 
 @pytest.fixture
-def by_sentinel(master: Server, sentinels: list[Sentinel]) -> Broker:
+def by_sentinel(master: Server, sentinels: list[Sentinel], client_of: ClientOf) -> Broker:
     # Each URL has the password: Kombu takes all it needs from the one it tries.
     urls = (f"sentinel://:{QUOTED}@127.0.0.1:{sentinel.port}/2" for sentinel in sentinels)
     return Broker(
         ";".join(urls),
-        redis.Redis.from_url(master.url.replace("/0", "/2")),
+        client_of(master.url.replace("/0", "/2")),
         {"master_name": "turns", "sentinel_kwargs": {"password": Sentinel.PASSWORD}},
     )
 

@@ -111,5 +111,12 @@ class Setup(CeleryTestSetup):  # type: ignore[misc,unused-ignore]
 
 
 @pytest.fixture
+def celery_setup_app(celery_setup_app: Celery) -> Iterator[Celery]:
+    """The application, which closes what it has asked for results with."""
+    yield celery_setup_app
+    celery_setup_app.backend.client.connection_pool.disconnect()
+
+
+@pytest.fixture
 def celery_setup_cls() -> type[CeleryTestSetup]:
     return Setup

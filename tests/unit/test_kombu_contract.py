@@ -242,6 +242,7 @@ def test_a_lost_or_closed_channel_restores_unacked_messages_once(
     channel.close()
     connection.close()
     assert channel.notes.count("restore_unacked") == 1
+    channel._disconnect_pools()  # Kombu has opened another connection to put it back
 
 
 def test_the_books_of_virtual_qos_are_delivered_and_dirty(channel: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from hermes_tasks.errors import ConfigurationError
-from hermes_tasks.testing.deployment import Deployment
+from hermes_tasks.testing.deployment import TEXT, Deployment
 from hermes_tasks.testing.honcho import HonchoServer
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
@@ -52,14 +53,29 @@ class Site:
 
 @pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One deployment for all that only look: some sessions have said something, and some wait."""
+    """One deployment for all that only look."""
+    with _site(tmp_path_factory.mktemp("flower")) as site:
+        yield site
+        _assert_discreet(site)
+
+
+@pytest.fixture
+def own_site(tmp_path: Path) -> Iterator[Site]:
+    """One for a test that changes what is seen: tests run in any order."""
+    with _site(tmp_path) as site:
+        yield site
+        _assert_discreet(site)
+
+
+@contextmanager
+def _site(directory: Path) -> Iterator[Site]:
+    """Some sessions have said something, and some wait."""
     try:
         EmbeddedValkey.program()
     except ConfigurationError as error:
         if os.environ.get("CI"):
             pytest.fail(f"CI needs it: {error}")
         pytest.skip(str(error))
-    directory = tmp_path_factory.mktemp("flower")
     with (
         EmbeddedValkey() as broker,
         HonchoServer() as honcho,
@@ -81,6 +97,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(broker, honcho, deployment, flower)
         finally:
             flower.kill()
+
+
+def _assert_discreet(site: Site) -> None:
+    """Neither who logs in nor what was said is in the log."""
+    log = site.flower.log.read_text()
+    assert LOGIN not in log
+    assert TEXT[:20] not in log
+    assert "Traceback" not in log
 
 
 def _populate(deployment: Deployment, honcho: HonchoServer) -> None:
@@ -112,12 +136,12 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-#: Opens a page of Flower, logged in: path, and options of ``Browser.new_context``.
+#: Opens a page of Flower, logged in: site, path, and options of ``Browser.new_context``.
 OpenPage = Callable[..., Page]
 
 
 @pytest.fixture
-def open_page(chromium: Browser, site: Site) -> Iterator[OpenPage]:
+def open_page(chromium: Browser) -> Iterator[OpenPage]:
     """Opens pages in tabs of their own. Nothing on them may fail in silence."""
     user, _, password = LOGIN.partition(":")
     contexts: list[BrowserContext] = []
@@ -127,7 +151,7 @@ def open_page(chromium: Browser, site: Site) -> Iterator[OpenPage]:
         if said.type == "error":
             complaints.append(said.text)
 
-    def open_(path: str, **options: Any) -> Page:
+    def open_(site: Site, path: str, **options: Any) -> Page:
         context = chromium.new_context(
             http_credentials={"username": user, "password": password}, **options
         )

@@ -55,6 +55,7 @@ def app(app_settings: dict[str, Any]) -> Iterator[Celery]:
     kombu.pools.reset()
     with make_app(**app_settings) as app, app.journal.client:
         yield app
+        app.backend.client.connection_pool.disconnect()
 
 
 @pytest.fixture
