@@ -76,18 +76,18 @@ def _program(name: str) -> str:
     return str(beside) if beside.exists() else name
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def honcho() -> Iterator[HonchoServer]:
     with HonchoServer() as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def environment(honcho: HonchoServer) -> dict[str, str]:
     return new_environment(honcho.url)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ports() -> dict[str, int]:
     """Free ports for those that the services have in their containers."""
     with ExitStack() as stack:
@@ -97,9 +97,9 @@ def ports() -> dict[str, int]:
         return {name: probe.getsockname()[1] for name, probe in probes.items()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def services(
-    environment: dict[str, str], ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory
+    environment: dict[str, str], ports: dict[str, int], tmp_path: Path
 ) -> Iterator[dict[str, Service]]:
     """Redis, a worker, Flower and the exporter."""
     told = {name: read_compose(environment)["services"][name] for name in OURS}
@@ -116,7 +116,8 @@ def services(
     running: dict[str, Service] = {}
     try:
         for name, service in json.loads(text).items():
-            directory = tmp_path_factory.mktemp(name)
+            directory = tmp_path / name
+            directory.mkdir()
             shutil.copy(PROJECT / "celeryconfig.py", directory)
             running[name] = Service(service, directory / f"{name}.log")
             if name == "redis":

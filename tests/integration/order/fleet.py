@@ -114,6 +114,12 @@ def node_name(worker: WorkerProcess) -> str:
     return worker.command[-1]
 
 
+def pool_processes(worker: WorkerProcess) -> list[int]:
+    """Process ids of a worker's pool, as it is now."""
+    path = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
 def signal_group(worker: WorkerProcess, number: signal.Signals) -> None:
     """Send a signal to a worker's main process and its whole pool."""
     os.killpg(worker.pid, number)

@@ -21,7 +21,7 @@ from hermes_tasks.testing.workers import WorkerProcess
 from hermes_tasks.transport import SessionStore
 from hermes_tasks.transport.channel import IDLE
 from tests.integration.order.app import LEASE, make_app
-from tests.integration.order.fleet import Fleet
+from tests.integration.order.fleet import Fleet, pool_processes
 from tests.integration.order.load import Load, store_of
 
 pytestmark = pytest.mark.chaos
@@ -91,7 +91,7 @@ def test_an_answer_that_is_half_read_when_the_connection_is_lost_is_read_to_its_
         turns.send(session, 1, "order.note")
         worker = fleet.start("-c", "1", **conf)
         turns.journal.wait_for_arrivals(session, 1)
-        (child,) = children(worker)
+        (child,) = pool_processes(worker)
         worker.send(signal.SIGSTOP)
         turns.journal.open(session)
         wait_until(lambda: fullest_pipe(worker) > PIPE - 8192, 10.0, "half an answer")
@@ -266,12 +266,6 @@ def test_a_server_that_misses_its_replicas_for_a_while(
 def kill_connections(store: SessionStore) -> None:
     for kind in ("normal", "pubsub"):
         store.client.client_kill_filter(_type=kind, skipme=True)
-
-
-def children(worker: WorkerProcess) -> list[int]:
-    """Process ids of a worker's pool."""
-    path = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-    return [int(child) for child in path.read_text().split()]
 
 
 def fullest_pipe(worker: WorkerProcess) -> int:

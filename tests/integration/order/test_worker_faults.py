@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from celery import Celery
 
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.testing.workers import WorkerProcess
 from tests.integration.order.app import LEASE
-from tests.integration.order.fleet import SLOTS, Fleet, node_name, signal_group
+from tests.integration.order.fleet import SLOTS, Fleet, pool_processes, signal_group
 from tests.integration.order.load import Load
 
 pytestmark = pytest.mark.chaos
@@ -159,17 +158,12 @@ def test_a_soft_shutdown_lets_running_tasks_end_and_keeps_their_leases(
     assert sum(turns.journal.noted(f"refused:{session}") for session in turns.sessions) == 0
 
 
-def test_pool_processes_killed_at_work(
-    fleet: Fleet, load: Callable[..., Load], app: Celery
-) -> None:
+def test_pool_processes_killed_at_work(fleet: Fleet, load: Callable[..., Load]) -> None:
     victim, _ = fleet.heal()
-    name = node_name(victim)
-    stats = app.control.inspect(destination=[name], timeout=5.0, limit=1).stats()
-    pool = stats[name]["pool"]["processes"]
     turns = load()
 
     def kill() -> None:
-        for process in pool:
+        for process in pool_processes(victim):
             os.kill(process, signal.SIGKILL)
 
     hurt_while_working(turns, victim, kill)
