@@ -298,9 +298,7 @@ class SessionChannel(kombu_redis.Channel):
                 claimed = isinstance(taken, Claimed)
                 message = self._message(taken) if claimed else self._claim(taken)
                 if message is not None:
-                    reserved = celery_state.reserved()
                     self._hand_over(message, callback)
-                    self._hands_over = celery_state.reserved() > reserved
 
             self.connection._callbacks[queue] = deliver
         return result
@@ -314,6 +312,10 @@ class SessionChannel(kombu_redis.Channel):
 
     def _hand_over(self, message: Any, callback: Callable[[Any], Any]) -> None:
         """Give a message to Celery, whose worker a body of the wrong shape would end."""
+        reserved = celery_state.reserved()
+        # One that it refuses is acknowledged right here. If that brought the next, which it refuses
+        # as well, a few hundred of them would be one call within the other.
+        self._hands_over = False
         try:
             callback(message)
         except self.connection_errors:
@@ -323,6 +325,8 @@ class SessionChannel(kombu_redis.Channel):
                 "Cannot run message %s: %s", message.headers.get("id"), type(error).__name__
             )
             message.reject()
+        else:
+            self._hands_over = celery_state.reserved() > reserved
 
     def wanted(self) -> Wanted | None:
         """Whether an acknowledgement should bring the next batch.

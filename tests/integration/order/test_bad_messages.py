@@ -11,7 +11,7 @@ from typing import Any, cast
 from celery import Celery
 
 from hermes_tasks.transport import SessionStore, session_queue
-from tests.integration.order.fleet import Fleet
+from tests.integration.order.fleet import SLOTS, Fleet
 from tests.integration.order.load import Load
 
 #: Stands for the conversation in every message of these tests.
@@ -117,6 +117,26 @@ def test_bad_messages_are_given_up_alone_and_none_is_quoted_in_a_log(
     log = fleet.log()
     assert "order.early was sent to a session queue without acks_late" in log
     assert MARKER not in log
+
+
+def test_any_number_of_bad_messages_one_after_another_stop_no_worker(
+    fleet: Fleet, load: Callable[..., Load], app: Celery
+) -> None:
+    """A worker learns of the next with the acknowledgement of the last."""
+    good, bad = load(sessions=2 * SLOTS, turns=2), load(sessions=400, turns=1)
+    gate = good.sessions[0]
+    good.publish(gate=gate)
+    good.journal.wait_for_arrivals(gate, 2 * SLOTS)
+    with app.connection_for_write() as connection:
+        for session in bad.sessions:
+            changed = message(app, session, **CASES["a body that is not JSON"][0])
+            connection.default_channel._put(
+                changed["properties"]["delivery_info"]["routing_key"], changed
+            )
+    good.journal.open(gate)
+    bad.check(missing=[(session, 0) for session in bad.sessions])
+    good.check()
+    assert all(worker.is_running for worker in fleet.members)
 
 
 def test_what_is_not_even_a_message_is_given_up_alone(
