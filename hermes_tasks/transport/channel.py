@@ -14,6 +14,7 @@ from dataclasses import astuple
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2s
+from itertools import count
 from queue import Empty
 from typing import Any
 
@@ -153,6 +154,8 @@ class SessionChannel(kombu_redis.Channel):
     _keeper: Keeper | None = None
     #: Whether a delivered message was handed to a pool, and not run on the spot.
     _hands_over = False
+    #: Lists of the ordinary queues that it consumes; ``None``: not known yet.
+    _others: list[str] | None = None
     #: When it last tried to claim a session; monotonic.
     _claimed_at = 0.0
 
@@ -290,6 +293,7 @@ class SessionChannel(kombu_redis.Channel):
         **kwargs: Any,
     ) -> Any:
         result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self._others = None
         if queue == self._names.run_queue:
             self.sessions.note_server()
             self.keeper.start()
@@ -305,6 +309,7 @@ class SessionChannel(kombu_redis.Channel):
 
     def basic_cancel(self, consumer_tag: str) -> Any:
         result = super().basic_cancel(consumer_tag)
+        self._others = None
         if self._keeper is not None and self._names.run_queue not in self._active_queues:
             with suppress(RedisError):  # its thread tries again
                 self._keeper.give_back_reserved()
@@ -331,25 +336,30 @@ class SessionChannel(kombu_redis.Channel):
     def wanted(self) -> Wanted | None:
         """Whether an acknowledgement should bring the next batch.
 
-        Only in a worker's event loop, with every slot taken, so that no BRPOP is on its way whose
-        answer comes first. Not where the solo pool would run the task right here: the loop would
-        then sleep on its acknowledgement.
+        Only in a worker's event loop, and only into a slot: the one that the acknowledgement is
+        about to free, unless there are fewer by now, or a BRPOP that is on its way needs it. Not
+        where the solo pool would run the task right here: the loop would then sleep on its
+        acknowledgement.
         """
         if (
-            self._in_poll
-            or self._closing
+            self._closing
             or not self._hands_over
             or self._names.run_queue not in self._active_queues
             or get_event_loop() is None
         ):
             return None
-        others = [
-            self.global_keyprefix + self._q_for_pri(queue, priority)
-            for queue in self.active_queues
-            if queue != self._names.run_queue
-            for priority in self.priority_steps
-        ]
-        return Wanted(_new_token(), self._worker, others)
+        qos = self.qos
+        taken = len(qos._delivered) - len(qos._dirty) + bool(self._in_poll)
+        if qos.prefetch_count and taken > qos.prefetch_count:
+            return None
+        if self._others is None:
+            self._others = [
+                self.global_keyprefix + self._q_for_pri(queue, priority)
+                for queue in self.active_queues
+                if queue != self._names.run_queue
+                for priority in self.priority_steps
+            ]
+        return Wanted(_new_token(), self._worker, self._others)
 
     def deliver_taken(self, taken: Claimed | bytes) -> None:
         """Work on what came with an acknowledgement: a claim, or an entry that is to be claimed."""
@@ -480,8 +490,21 @@ class SessionChannel(kombu_redis.Channel):
         return int(super()._purge(queue)) if session is None else self.sessions.purge(session)
 
 
+_numbers = count()
+_process = uuid.uuid4().hex
+
+
 def _new_token() -> str:
-    return TOKEN_PREFIX + uuid.uuid4().hex
+    """A token that no claim ever had; asking the system for chance takes longer than a number."""
+    return f"{TOKEN_PREFIX}{_process}.{next(_numbers)}"
+
+
+def _after_fork_in_child() -> None:
+    global _process
+    _process = uuid.uuid4().hex
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _decoded(entry: bytes) -> Any:
