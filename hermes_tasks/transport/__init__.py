@@ -24,8 +24,8 @@ Every state change is one Lua script on Redis time, beside this file, with its c
   the claim it comes from and replaces the head in place; by id alone, a retry published after its
   lease ran out would append a message that another worker has already settled.
 * **claim** turns a popped run-queue entry into a lease. The in-flight copy stays in Redis, so a
-  worker that dies between pop and claim loses nothing. The token is random and is the delivery
-  tag: a counter would repeat after Redis lost its last second.
+  worker that dies between pop and claim loses nothing. The token is the delivery tag, and the
+  worker's own: a counter in Redis would repeat after Redis lost its last second.
 * **A batch** is consecutive messages of one task and serializer that commit for themselves; after
   a failed attempt the head goes alone, so one bad follower cannot take the others with it.
 * **begin** is fenced and precedes every write; **commit** settles. Acknowledged is not settled:

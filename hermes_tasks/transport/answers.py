@@ -124,7 +124,7 @@ class Claimed:
     """A lease on a session, and the messages to work on, oldest first.
 
     Attributes:
-        token: the fencing token; random, because a counter repeats after a Redis rollback.
+        token: the fencing token, made by the worker: what Redis counts repeats after a rollback.
         attempts: failed attempts of the head so far.
         tries: times its task has postponed the head.
         now: when it was claimed, ms of Redis time.

@@ -1,4 +1,4 @@
--- exchange: end a claim, and take what is next: all that a busy worker asks between two batches.
+-- exchange: end a claim, and take what is next: all that a worker asks between two batches.
 --
 -- What complete.lua and claim.lua do stands in front of this as functions of these names.
 --
