@@ -103,8 +103,8 @@ class SessionQoS(kombu_redis.QoS):
         else:
             keeper, holding = found
             outcome = self._outcome(delivery_tag, holding)
-            taken = keeper.finish(delivery_tag, outcome, self.channel.wanted())
             virtual.QoS.ack(self, delivery_tag)
+            taken = keeper.finish(delivery_tag, outcome, self.channel.wanted())
             if taken is not None:
                 self.channel.deliver_taken(taken)
 
@@ -308,12 +308,16 @@ class SessionChannel(kombu_redis.Channel):
         return result
 
     def basic_cancel(self, consumer_tag: str) -> Any:
+        # A signal may call this in the middle of anything: nothing here may wait, or ask Redis.
         result = super().basic_cancel(consumer_tag)
         self._others = None
-        if self._keeper is not None and self._names.run_queue not in self._active_queues:
+        return result
+
+    def close(self) -> None:
+        if self._keeper is not None:
             with suppress(RedisError):  # its thread tries again
                 self._keeper.give_back_reserved()
-        return result
+        super().close()
 
     def _hand_over(self, message: Any, callback: Callable[[Any], Any]) -> None:
         """Give a message to Celery, whose worker a body of the wrong shape would end."""
@@ -323,9 +327,14 @@ class SessionChannel(kombu_redis.Channel):
         self._hands_over = False
         try:
             callback(message)
-        except self.connection_errors:
-            raise
-        except Exception as error:  # noqa: BLE001 - one message must not stop the others
+        except Exception as error:
+            # Kombu counts KeyError, which Celery may raise for want of something in a message.
+            if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):
+                # Handed over with an acknowledgement, it would keep its slot: nobody looks back.
+                self.keeper.release([message.delivery_tag])
+                virtual.QoS.ack(self.qos, message.delivery_tag)
+                raise
+            # One message must not stop the others.
             logger.error(
                 "Cannot run message %s: %s", message.headers.get("id"), type(error).__name__
             )
@@ -334,12 +343,11 @@ class SessionChannel(kombu_redis.Channel):
             self._hands_over = celery_state.reserved() > reserved
 
     def wanted(self) -> Wanted | None:
-        """Whether an acknowledgement should bring the next batch.
+        """Whether an acknowledgement, which has just freed a slot, should bring the next batch.
 
-        Only in a worker's event loop, and only into a slot: the one that the acknowledgement is
-        about to free, unless there are fewer by now, or a BRPOP that is on its way needs it. Not
-        where the solo pool would run the task right here: the loop would then sleep on its
-        acknowledgement.
+        Only in a worker's event loop, and not where the solo pool would run the task right here:
+        the loop would then sleep on its acknowledgement. A BRPOP that is on its way has a slot of
+        its own: Kombu sends one only while there is another.
         """
         if (
             self._closing
@@ -348,9 +356,7 @@ class SessionChannel(kombu_redis.Channel):
             or get_event_loop() is None
         ):
             return None
-        qos = self.qos
-        taken = len(qos._delivered) - len(qos._dirty) + bool(self._in_poll)
-        if qos.prefetch_count and taken > qos.prefetch_count:
+        if not self.qos.can_consume():  # it has fewer slots than before
             return None
         if self._others is None:
             self._others = [
@@ -359,13 +365,21 @@ class SessionChannel(kombu_redis.Channel):
                 if queue != self._names.run_queue
                 for priority in self.priority_steps
             ]
-        return Wanted(_new_token(), self._worker, self._others)
+        taken = len(self.qos._delivered) - len(self.qos._dirty) + 1
+        full = 0 < self.qos.prefetch_count <= taken
+        return Wanted(_new_token(), self._worker, self._others, full)
 
     def deliver_taken(self, taken: Claimed | bytes) -> None:
         """Work on what came with an acknowledgement: a claim, or an entry that is to be claimed."""
         self._claimed_at = time.monotonic()
-        message = _decoded(taken) if isinstance(taken, bytes) else taken
-        self.connection._deliver(message, self._names.run_queue)
+        queue = self._names.run_queue
+        if isinstance(taken, bytes):
+            self.connection._deliver(_decoded(taken), queue)
+        elif queue in self.connection._callbacks:
+            self.connection._deliver(taken, queue)
+        else:  # a signal came while Redis answered, and has cancelled the consumer
+            self.keeper.add(taken, settles=True)
+            self.keeper.release([taken.token])
 
     def _brpop_read(self, **options: Any) -> Any:
         self.connection.delivering = False
@@ -453,6 +467,8 @@ class SessionChannel(kombu_redis.Channel):
         head = claim.items[0]
         payload = wire.unpack(head.message.decode(), self._names.queue(claim.session))
         headers, properties = payload["headers"], payload["properties"]
+        if "task" not in headers:  # Celery would look for one in the body, and log what is there
+            raise ValueError("no task")
         headers[TOKEN_HEADER] = properties["delivery_tag"] = claim.token
         properties["delivery_info"]["redelivered"] = claim.again or claim.attempts > 0
         properties["session"] = {

@@ -74,25 +74,37 @@ class Wanted:
         token: for the claim of it.
         worker: who claims it.
         unless: lists that come first; while one of them is not empty, nothing is taken.
+        full: it has no other slot that is free.
     """
 
     token: str
     worker: str
     unless: Sequence[str]
+    full: bool = True
 
 
 class Keeper:
-    """Renews the leases of this process and rescues sessions of processes that died."""
+    """Renews the leases of this process and rescues sessions of processes that died.
 
-    def __init__(self, store: SessionStore) -> None:
+    Its thread and those who end claims share nothing that one could keep from the other: a signal
+    may stop the event loop in the middle of a call, for as long as a soft shutdown lasts.
+
+    Args:
+        store: over the connection of its thread.
+        front: over another, for who ends claims; ``store``, unless given.
+    """
+
+    def __init__(self, store: SessionStore, front: SessionStore | None = None) -> None:
         self.store = store
+        self._front = front or store
+        self._calling = False
         self._held: dict[str, Holding] = {}
-        # Popped ahead for the next exchange, and when.
-        self._reserved: tuple[Entry, float] | None = None
+        # Popped ahead for the next exchange, and when: one, or none.
+        self._reserved: deque[tuple[Entry, float]] = deque()
         self._exchanged_at = -TICK
         # To be given back, and the token of a claim that may have been made of each.
         self._returns: deque[tuple[Entry, str]] = deque()
-        self._mutex = threading.Lock()
+        self._starting = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._warned: dict[str, float] = {}
@@ -104,7 +116,7 @@ class Keeper:
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
-        with self._mutex:
+        with self._starting:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, name="session-keeper", daemon=True
@@ -119,8 +131,7 @@ class Keeper:
 
     def add(self, claim: Claimed, *, settles: bool) -> None:
         """Hold a claim. ``settles``: its acknowledgement settles the message."""
-        with self._mutex:
-            self._held[claim.token] = Holding(claim, settles)
+        self._held[claim.token] = Holding(claim, settles)
 
     def get(self, token: str) -> Holding | None:
         """What is held under a token."""
@@ -131,6 +142,8 @@ class Keeper:
     ) -> Claimed | bytes | None:
         """End a claim. If Redis cannot be told now, the thread tells it until it knows.
 
+        Nor can it in the middle of another call: a signal's handler may end a claim there.
+
         Returns what is ``wanted`` next, if there is anything: a claim, or an entry of the run queue
         that is to be claimed.
         """
@@ -138,10 +151,13 @@ class Keeper:
         if holding is None:
             return None
         holding.outcome = outcome
+        if self._calling:
+            return None
+        self._calling = True
         try:
             if wanted is not None:
                 return self._exchange(holding, wanted)
-            self._complete(holding)
+            self._complete(holding, self._front)
         # From an acknowledgement it would stop the worker.
         except (RedisError, ValueError) as error:
             logger.warning(
@@ -149,6 +165,8 @@ class Keeper:
                 holding.claim.session,
                 error,
             )
+        finally:
+            self._calling = False
         return None
 
     def release(self, tokens: Iterable[str]) -> None:
@@ -181,7 +199,7 @@ class Keeper:
         renewed = time.monotonic()
         while not self._stopped.wait(TICK):
             self._guarded("finish claims", self._finish_late)
-            self._guarded("give a session back", self._give_back)
+            self._guarded("give a session back", self._give_back_stale)
             self._guarded("rescue sessions", self._rescue)
             if time.monotonic() - renewed >= renew_every:
                 renewed = time.monotonic()
@@ -213,7 +231,7 @@ class Keeper:
     def _finish_late(self) -> None:
         for holding in list(self._held.values()):
             if holding.outcome is not None:
-                self._complete(holding)
+                self._complete(holding, self.store)
 
     def _renew(self) -> None:
         oldest = time.monotonic() - self.store.options.lease_max_age
@@ -246,22 +264,24 @@ class Keeper:
             DeadLetters(self.store).trim()
             self._trimmed = now
 
-    def _complete(self, holding: Holding) -> None:
+    def _complete(self, holding: Holding, store: SessionStore) -> None:
         assert holding.outcome is not None
         claim = holding.claim
-        done = self.store.complete(
+        done = store.complete(
             claim.session, claim.token, holding.outcome, holding.id, written=holding.written
         )
         self._ended(holding, done)
 
     def _exchange(self, holding: Holding, wanted: Wanted) -> Claimed | bytes | None:
         assert holding.outcome is not None
-        claim, reserved = holding.claim, self._take_reserved()
+        claim, reserved = holding.claim, None
+        with suppress(IndexError):
+            reserved = self._reserved.popleft()[0]
         # Whoever is slow now would only keep what is popped ahead from others.
         before, self._exchanged_at = self._exchanged_at, time.monotonic()
         is_quick = self._exchanged_at - before < TICK
         try:
-            done = self.store.exchange(
+            done = self._front.exchange(
                 claim.session,
                 claim.token,
                 holding.outcome,
@@ -271,6 +291,7 @@ class Keeper:
                 fresh=wanted.token,
                 worker=wanted.worker,
                 unless=wanted.unless,
+                full=wanted.full,
                 plenty=PLENTY if is_quick else None,
             )
         except (RedisError, ValueError):
@@ -280,7 +301,7 @@ class Keeper:
         self._ended(holding, done.completed)
         if done.reserved is not None:
             try:
-                self._reserve(Entry.parse(done.reserved))
+                self._reserved.append((Entry.parse(done.reserved), time.monotonic()))
             except ValueError:
                 logger.error("Dropped a malformed entry of %s", self.store.names.run)
         return done.claimed or done.entry
@@ -304,38 +325,30 @@ class Keeper:
 
     def give_back_reserved(self) -> None:
         """Let others have what was popped ahead: there is no next exchange."""
-        self._give_back(stale=0.0)
+        self._give_back(self._front, stale=0.0)
 
-    def _give_back(self, stale: float = TICK) -> None:
+    def _give_back_stale(self) -> None:
         # Others may lack work by now: the next exchange should have come at once.
-        reserved = self._reserved
-        if reserved is not None and time.monotonic() - reserved[1] >= stale:
-            entry = self._take_reserved()
-            if entry is not None:
-                self._returns.append((entry, ""))
-        for _ in range(len(self._returns)):
-            with suppress(IndexError):  # another thread was quicker
-                self._return_one()
+        self._give_back(self.store, stale=TICK)
 
-    def _return_one(self) -> None:
+    def _give_back(self, store: SessionStore, stale: float) -> None:
+        with suppress(IndexError):  # there is none, or another thread was quicker
+            if time.monotonic() - self._reserved[0][1] >= stale:
+                self._returns.append((self._reserved.popleft()[0], ""))
+        for _ in range(len(self._returns)):
+            with suppress(IndexError):
+                self._return_one(store)
+
+    def _return_one(self, store: SessionStore) -> None:
         entry, token = self._returns.popleft()
         try:
-            released = token and self.store.complete(entry.session, token, Outcome.RELEASED)
+            released = token and store.complete(entry.session, token, Outcome.RELEASED)
             if not released or released.state == "lost":
                 # If it was released before, this is no longer true, which does no harm.
-                self.store.give_back(str(entry))
+                store.give_back(str(entry))
         except RedisError:
             self._returns.append((entry, token))
             raise
-
-    def _reserve(self, entry: Entry) -> None:
-        with self._mutex:
-            self._reserved = entry, time.monotonic()
-
-    def _take_reserved(self) -> Entry | None:
-        with self._mutex:
-            reserved, self._reserved = self._reserved, None
-        return None if reserved is None else reserved[0]
 
     def _tell(self, session: str, done: Completed, outcome: Outcome) -> None:
         if not done.given_up:
@@ -347,8 +360,7 @@ class Keeper:
         events.dropped(self.store, session, [done.given_up], reason)
 
     def _discard(self, holding: Holding) -> None:
-        with self._mutex:
-            self._held.pop(holding.claim.token, None)
+        self._held.pop(holding.claim.token, None)
 
 
 _keepers: dict[tuple[Any, ...], Keeper] = {}
@@ -361,7 +373,9 @@ def keeper_for(connection: kombu.Connection, store: SessionStore) -> Keeper:
     with _keepers_mutex:
         keeper = _keepers.get(key)
         if keeper is None:
-            keeper = _keepers[key] = Keeper(private_store(connection, single=True))
+            keeper = _keepers[key] = Keeper(
+                private_store(connection, single=True), private_store(connection, single=True)
+            )
         return keeper
 
 

@@ -244,6 +244,7 @@ class SessionStore:
         fresh: str,
         worker: str,
         unless: Sequence[str] = (),
+        full: bool = True,
         plenty: int | None = PLENTY,
     ) -> Exchanged:
         """End a claim as :meth:`complete` does, and take what is next.
@@ -253,6 +254,8 @@ class SessionStore:
             reserved: the entry that the last exchange reserved.
             fresh, worker: token and worker of the claim of that.
             unless: lists that come first; while one of them is not empty, nothing is taken.
+            full: all slots of the worker were taken. One with others waits for the run queue, as
+                others may: it does not take back what it ends if nothing else was there.
             plenty: entries on the run queue above which another is reserved; ``None``: none is.
         """
         ending = (session, *self._complete_arguments(token, outcome, id, written))
@@ -264,7 +267,7 @@ class SessionStore:
         ended, claimed, entry, ahead = exchange_script()(
             self.client,
             (*keys, *unless),
-            ("" if plenty is None else plenty, len(ending), *ending, *claiming),
+            ("" if plenty is None else plenty, int(full), len(ending), *ending, *claiming),
         )
         return Exchanged(
             Completed.parse(ended),

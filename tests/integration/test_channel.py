@@ -7,6 +7,7 @@ from typing import Any
 
 import kombu
 import pytest
+import redis
 from celery import Celery
 from celery.worker import state
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
@@ -15,7 +16,8 @@ from hermes_tasks.app import make_app
 from hermes_tasks.config import Settings
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.transport import session_queue
-from hermes_tasks.transport.channel import SessionChannel
+from hermes_tasks.transport.channel import SessionChannel, logger
+from hermes_tasks.transport.sessions import PLENTY
 
 pytestmark = pytest.mark.parametrize("server_type", [EmbeddedValkey], indirect=True)
 
@@ -31,6 +33,8 @@ class Consumer:
         self.taken: list[Any] = []
         #: Whether messages are refused, and acknowledged at once, as those that cannot be decoded.
         self.refuses = False
+        #: What Celery stumbles over as it takes a message on.
+        self.fails: Exception | None = None
         self.refused = self.depth = self.deepest = 0
         self.channel.basic_qos(0, SLOTS, False)
         self.channel.basic_consume(self.channel.sessions.names.run_queue, False, self._take, "tag")
@@ -53,11 +57,13 @@ class Consumer:
         """The oldest that was taken is done."""
         message = self.taken.pop(0)
         state.reserved_requests.discard(message)
-        message.ack()
+        message.ack_log_error(logger, self.channel.connection_errors)
 
     def _take(self, message: Any) -> None:
         self.depth += 1
         self.deepest = max(self.deepest, self.depth)
+        if self.fails is not None:
+            raise self.fails
         if self.refuses:
             self.refused += 1
             message.ack()
@@ -95,6 +101,80 @@ def test_an_acknowledgement_brings_the_next_while_there_is_a_slot_for_it(
     for _ in range(3):
         consumer.acknowledge()
         assert len(consumer.taken) == SLOTS
+
+
+def test_what_it_ends_goes_to_others_unless_it_has_no_other_slot(consumer: Consumer) -> None:
+    store = consumer.channel.sessions
+    consumer.send(1)
+    consumer.send(1)
+    consumer.pop()
+    consumer.acknowledge()
+    # A worker that has waited for it is now given it.
+    assert consumer.taken == []
+    assert store.client.llen(store.names.run) == 1
+
+    consumer.channel.basic_qos(0, 1, False)
+    consumer.send(1)
+    consumer.pop()
+    consumer.acknowledge()
+    assert len(consumer.taken) == 1
+
+
+def test_what_comes_when_a_signal_has_cancelled_the_consumer_is_given_back(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cold shutdown cancels it in the handler, while Redis answers."""
+    store = consumer.channel.sessions
+    client: Any = consumer.channel.keeper._front.client
+    parse = client.parse_response
+    claims = 0
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal claims
+        answer = parse(*arguments, **options)
+        if isinstance(answer, list) and len(answer) == 4 and answer[1]:  # a claim, by exchange
+            claims += 1
+            consumer.channel.basic_cancel("tag")
+        return answer
+
+    monkeypatch.setattr(client, "parse_response", interrupted)
+    sessions = PLENTY + 9
+    consumer.send(sessions)
+    consumer.pop()
+    while not claims:
+        consumer.acknowledge()
+    assert consumer.taken == []
+    found = [store.progress(f"s{number}") for number in range(sessions)]
+    assert {(one.state, one.attempts) for one in found} == {("idle", 0), ("ready", 0)}
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), redis.ConnectionError("gone")])
+def test_what_cannot_be_handed_over_for_want_of_a_connection_keeps_no_slot(
+    consumer: Consumer, error: Exception
+) -> None:
+    store = consumer.channel.sessions
+    consumer.channel.basic_qos(0, 1, False)
+    consumer.send(2)
+    consumer.pop()
+    consumer.fails = error
+    consumer.acknowledge()
+    assert consumer.taken == []
+    assert consumer.channel.qos.can_consume()
+    assert not consumer.channel.keeper.tokens
+    progress = store.progress("s1")
+    assert (progress.state, progress.attempts) == ("ready", 0)
+
+
+def test_what_celery_stumbles_over_is_refused_and_keeps_no_slot(consumer: Consumer) -> None:
+    """Kombu counts a KeyError among the errors of a connection."""
+    consumer.channel.basic_qos(0, 1, False)
+    consumer.send(2)
+    consumer.pop()
+    consumer.fails = KeyError("id")
+    consumer.acknowledge()
+    assert consumer.channel.qos.can_consume()
+    assert not consumer.channel.keeper.tokens
+    assert consumer.channel.sessions.progress("s1").attempts == 1
 
 
 def test_a_worker_that_may_take_fewer_takes_none_until_it_has_fewer(consumer: Consumer) -> None:

@@ -6,6 +6,7 @@ import gc
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from hermes_tasks.config import Settings
 from hermes_tasks.testing.servers import EmbeddedValkey
 from hermes_tasks.testing.waiting import wait_until
 from hermes_tasks.transport.answers import Claimed, Entry, Outcome
-from hermes_tasks.transport.keeper import Keeper, Wanted, private_store
+from hermes_tasks.transport.keeper import Keeper, Wanted, keeper_for, private_store
 from hermes_tasks.transport.keys import Names
 from hermes_tasks.transport.options import SessionOptions
 from hermes_tasks.transport.sessions import PLENTY, SessionStore
@@ -187,6 +188,40 @@ def test_what_the_server_refuses_to_claim_does_not_stop_the_next_exchange(keeper
     assert next_after(keeper, claim) is None
     claim = work_on(keeper, store.client.rpop(store.names.run))
     assert next_after(keeper, claim) is not None
+
+
+def test_leases_are_renewed_while_a_signal_has_stopped_whoever_ends_claims(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A soft shutdown sleeps in its handler, which may be in the middle of a call."""
+    with make_app(settings, set_as_current=False).connection_for_write() as connection:
+        connection.transport_options["session_lease"] = 0.6
+        keeper = keeper_for(connection, connection.default_channel.sessions)
+        keeper.start()
+        store = SessionStore(redis_client, keeper.store.names, keeper.store.options)
+        for session in ("a", "b"):
+            store.push(session, "text", id="1")
+        first, second = (work_on(keeper, redis_client.rpop(store.names.run)) for _ in "ab")
+        front: Any = keeper._front.client
+        answer = front.parse_response
+
+        def sleep(*arguments: object, **options: object) -> Any:
+            deadline = time.monotonic() + 1.5
+            while time.monotonic() < deadline:
+                time.sleep(0.1)
+                seconds, micros = redis_client.time()
+                lease: Any = redis_client.zscore(store.names.leases, "b")
+                assert lease > seconds * 1000 + micros / 1000, "nobody has renewed it"
+            # And what ends in the handler, ends: but not in the middle of this.
+            keeper.finish(second.token, Outcome.SETTLED)
+            return answer(*arguments, **options)
+
+        monkeypatch.setattr(front, "parse_response", sleep)
+        keeper.finish(first.token, Outcome.SETTLED)
+        for session in ("a", "b"):
+            wait_until(lambda: store.progress(session).state == "idle", 5.0, session)  # noqa: B023
+            assert store.progress(session).attempts == 0
+        keeper.stop()
 
 
 def gone(*_command: object, **_options: object) -> None:

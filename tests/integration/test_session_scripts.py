@@ -801,6 +801,32 @@ def test_an_exchange_takes_another_entry_when_the_reserved_one_is_no_longer_true
     assert Entry.parse(found.entry).session == "c"
 
 
+def test_an_exchange_leaves_to_others_what_it_queues_if_they_may_wait_for_it(
+    store: SessionStore,
+) -> None:
+    push(store, "1", session="a")
+    push(store, "2", session="a")
+    claim(store)
+    assert exchange(store, "a", "t", full=False) == Exchanged(Completed("ready"))
+    # Nobody waits while something is there,
+    push(store, "1", session="b")
+    session, number = pop(store)
+    assert session == "a"
+    store.claim("a", number, "t", "w")
+    found = exchange(store, "a", "t", full=False)
+    assert found.entry is not None
+    assert Entry.parse(found.entry).session == "b"
+
+
+def test_an_exchange_for_the_only_slot_takes_what_it_queues(store: SessionStore) -> None:
+    push(store, "1", session="a")
+    push(store, "2", session="a")
+    claim(store)
+    found = exchange(store, "a", "t", full=True)
+    assert found.entry is not None
+    assert Entry.parse(found.entry).session == "a"
+
+
 def test_an_exchange_takes_nothing_while_another_queue_has_messages(store: SessionStore) -> None:
     for session in ("a", "b", "c"):
         push(store, "1", session=session)

@@ -62,7 +62,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"headers": {"task": "order.nobody"}, "without": ["session_settle"]},
         "attempts",
     ),
-    "no task at all": ({"without": ["task"]}, "attempts"),
+    "no task at all": ({"without": ["task"]}, "malformed"),
+    "no task at all, and a body that names one": (
+        {"without": ["task"], "body": json.dumps({"task": MARKER})},
+        "malformed",
+    ),
     "a body that is not JSON": ({"body": f"{{{MARKER}"}, "attempts"),
     "a body that is not a call": ({"body": json.dumps(MARKER)}, "attempts"),
     "a call without its arguments": ({"body": json.dumps([[], {}, {}])}, "attempts"),

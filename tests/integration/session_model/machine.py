@@ -457,6 +457,7 @@ class SessionMachine(RuleBasedStateMachine):
             return
         reserved = Entry(*self.popped.pop()) if ahead and self.popped else None
         written = [item.id for item in work.claim.items[: len(work.claim.items) - fewer]]
+        full, queued = plenty < 2, self.store.client.llen(self.store.names.run)
         before = look(self.store, work.session)
         there = None if reserved is None else look(self.store, reserved.session)
         token = f"t{next(self.serial)}"
@@ -470,8 +471,10 @@ class SessionMachine(RuleBasedStateMachine):
             reserved=reserved,
             fresh=token,
             worker="worker",
+            full=full,
             plenty=plenty,
         )
+        assert full or queued or not found.entry, "a session was kept from those who wait for one"
         done = found.completed
         self._completed(work.session, work.token, Outcome.WRITTEN, written, before, done)
         if reserved is not None and there is not None:

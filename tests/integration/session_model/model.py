@@ -452,14 +452,16 @@ class Model:
         reserved: Entry | None,
         fresh: str,
         worker: str,
+        full: bool,
         plenty: int,
     ) -> tuple[Completed, Claimed | None, Any, Any]:
         """Its last two as the run queue has them, not as bytes."""
+        spare = full or bool(self.run)
         completed = self.complete(name, token, outcome, id, written)
         claimed = None
         if reserved is not None:
             claimed = self.claim(reserved.session, reserved.number, fresh, worker)
-        entry = self.run.pop() if claimed is None and self.run else None
+        entry = self.run.pop() if spare and claimed is None and self.run else None
         return completed, claimed, entry, self.run.pop() if len(self.run) > plenty else None
 
     def _complete(

@@ -141,8 +141,11 @@ BROKEN: dict[str, Edits] = {
     "an exchange reserves an entry though others want for work": {
         "exchange": [("plenty and redis.call('LLEN', RUN) > plenty", "true")]
     },
+    "an exchange keeps a session from those who wait for one": {
+        "exchange": [("ARGV[2] == '1'", "true")]
+    },
     "an exchange takes an entry though it has claimed the reserved one": {
-        "exchange": [("#claimed == 0 and redis.call", "redis.call")]
+        "exchange": [("spare and #claimed == 0 and", "spare and")]
     },
     "a session with work is forgotten after a day": {
         "push": [("  redis.call('PERSIST', SESSION)\n", "")]

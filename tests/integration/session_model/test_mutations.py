@@ -56,7 +56,7 @@ FOUND_SOON = {
     "after an overflow a session lags as before": 2,
     "an exchange claims the next session under the keys of the one that ends": 17,
     "an exchange reserves an entry though others want for work": 38,
-    "an exchange takes an entry though it has claimed the reserved one": 38,
+    "an exchange takes an entry though it has claimed the reserved one": 3,
     "a session with work is forgotten after a day": 1,
     "a claim that ends queues a session that is paused": 6,
     "a paused session goes to sleep": 13,
