@@ -50,7 +50,10 @@ Every state change is one Lua script on Redis time, beside this file, with its c
 * **check** looks at a session for what the scripts never leave behind, and **repair** puts it
   right, without losing or reordering a message (:mod:`.check`).
 * Tasks that do not commit are settled by their acknowledgement, as everywhere in Celery.
-* **Late acknowledgement** is required: an early one comes before the task runs.
+* **Late acknowledgement** is required: an early one comes before the task runs. So is a ``task``
+  among the headers, as Celery's protocol 2 has it: what has none is a dead letter.
+* **exchange** is an acknowledgement that brings the next session, for the slot that it frees. What
+  others may wait for is left to them.
 * **The keeper** (:mod:`.keeper`), a thread of the worker's main process, renews leases and rescues
   sessions: due sleepers, lapsed leases, and entries popped by a worker that died before its claim.
   The latter are found by number, because a clock that steps back would lose them.

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import astuple
@@ -125,12 +125,16 @@ class SessionQoS(kombu_redis.QoS):
         """
         running = celery_state.running_tokens()
         for tag in [tag for tag in self._delivered if tag.startswith(TOKEN_PREFIX)]:
-            self._delivered.pop(tag)
-            found = None if tag in running else holding_of(tag)
-            if found is not None and found[1].outcome is None:
-                found[0].release([tag])
+            self.give_back(tag, running)
         if self._delivered:  # without one, Kombu would still open a connection, and may not have it
             super().restore_unacked(client)
+
+    def give_back(self, tag: str, running: Collection[str]) -> None:
+        """Give one back that is not ``running``, unless it has ended, and free its slot."""
+        self._delivered.pop(tag, None)
+        found = None if tag in running else holding_of(tag)
+        if found is not None and found[1].outcome is None:
+            found[0].release([tag])
 
     def _outcome(self, tag: str, holding: Holding) -> Outcome:
         if holding.written:
@@ -331,8 +335,7 @@ class SessionChannel(kombu_redis.Channel):
             # Kombu counts KeyError, which Celery may raise for want of something in a message.
             if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):
                 # Handed over with an acknowledgement, it would keep its slot: nobody looks back.
-                self.keeper.release([message.delivery_tag])
-                virtual.QoS.ack(self.qos, message.delivery_tag)
+                self.qos.give_back(message.delivery_tag, celery_state.running_tokens())
                 raise
             # One message must not stop the others.
             logger.error(

@@ -12,9 +12,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -97,7 +98,8 @@ class Keeper:
     def __init__(self, store: SessionStore, front: SessionStore | None = None) -> None:
         self.store = store
         self._front = front or store
-        self._calling = False
+        # Threads, or greenlets, in the middle of a call on it.
+        self._calling: set[int] = set()
         self._held: dict[str, Holding] = {}
         # Popped ahead for the next exchange, and when: one, or none.
         self._reserved: deque[tuple[Entry, float]] = deque()
@@ -151,13 +153,13 @@ class Keeper:
         if holding is None:
             return None
         holding.outcome = outcome
-        if self._calling:
+        if get_ident() in self._calling:
             return None
-        self._calling = True
         try:
-            if wanted is not None:
-                return self._exchange(holding, wanted)
-            self._complete(holding, self._front)
+            with self._call():
+                if wanted is not None:
+                    return self._exchange(holding, wanted)
+                self._complete(holding, self._front)
         # From an acknowledgement it would stop the worker.
         except (RedisError, ValueError) as error:
             logger.warning(
@@ -165,9 +167,16 @@ class Keeper:
                 holding.claim.session,
                 error,
             )
-        finally:
-            self._calling = False
         return None
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """In the middle of which a signal's handler must make no other on the same connection."""
+        self._calling.add(get_ident())
+        try:
+            yield
+        finally:
+            self._calling.discard(get_ident())
 
     def release(self, tokens: Iterable[str]) -> None:
         """Give claims back unworked, each session as it is."""
@@ -325,7 +334,8 @@ class Keeper:
 
     def give_back_reserved(self) -> None:
         """Let others have what was popped ahead: there is no next exchange."""
-        self._give_back(self._front, stale=0.0)
+        with self._call():
+            self._give_back(self._front, stale=0.0)
 
     def _give_back_stale(self) -> None:
         # Others may lack work by now: the next exchange should have come at once.

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -222,6 +223,29 @@ def test_leases_are_renewed_while_a_signal_has_stopped_whoever_ends_claims(
             wait_until(lambda: store.progress(session).state == "idle", 5.0, session)  # noqa: B023
             assert store.progress(session).attempts == 0
         keeper.stop()
+
+
+def test_two_that_end_claims_at_once_wait_for_each_other_and_for_no_thread(
+    redis_client: redis.Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As greenlets of gevent do, each when its task is done."""
+    store = SessionStore(redis_client, Names(prefix), SessionOptions())
+    keeper = Keeper(store)  # and its thread does not run
+    for session in ("a", "b"):
+        store.push(session, "text", id="1")
+    claims = [work_on(keeper, redis_client.rpop(store.names.run)) for _ in "ab"]
+    both = threading.Barrier(2)
+    answer = redis_client.parse_response
+
+    def meet(*arguments: object, **options: object) -> Any:
+        both.wait(5.0)
+        return answer(*arguments, **options)
+
+    monkeypatch.setattr(redis_client, "parse_response", meet)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda claim: keeper.finish(claim.token, Outcome.SETTLED), claims))
+    monkeypatch.undo()
+    assert [store.progress(session).state for session in "ab"] == ["idle", "idle"]
 
 
 def gone(*_command: object, **_options: object) -> None:
