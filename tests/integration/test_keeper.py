@@ -235,7 +235,7 @@ def test_two_that_end_claims_at_once_wait_for_each_other_and_for_no_thread(
         store.push(session, "text", id="1")
     claims = [work_on(keeper, redis_client.rpop(store.names.run)) for _ in "ab"]
     both = threading.Barrier(2)
-    answer = redis_client.parse_response
+    answer: Any = redis_client.parse_response
 
     def meet(*arguments: object, **options: object) -> Any:
         both.wait(5.0)
